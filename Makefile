@@ -1,0 +1,90 @@
+# What a person types first. `make` lists the targets; CONTRIBUTING.md says how they fit together.
+#
+# Settings, each from the environment or the command line:
+#   HAFS_CACHE         everything that is kept between runs      (default $XDG_CACHE_HOME/hafs or ~/.cache/hafs)
+#   CARGO_TARGET_DIR   cargo's output                            (default $HAFS_CACHE/target: outside the checkout)
+#   ROCKSDB_LIB_DIR    a directory with librocksdb.a             (default: built once by tools/scripts/build-rocksdb)
+#   NEXTEST_ARGS       more for `cargo nextest run`, for example NEXTEST_ARGS='-E test(rename)'
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+HAFS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hafs
+CARGO_TARGET_DIR ?= $(HAFS_CACHE)/target
+export HAFS_CACHE CARGO_TARGET_DIR
+export ROCKSDB_STATIC := 1
+export PATH := $(HAFS_CACHE)/bin:$(PATH)
+
+# One profile for everything (Cargo.toml says why), and the lock file as it is.
+CARGO_FLAGS := --release --locked
+# What is installed, and the same with fail points for the tests: side by side, so that neither is taken for the other.
+PROGRAMS := hafsd hafsctl mount-fuse-hafs
+BIN_DIR := $(CARGO_TARGET_DIR)/hafs
+TEST_BIN_DIR := $(CARGO_TARGET_DIR)/failpoints
+FAIL_POINTS := --features hafs-tools/failpoints
+copy_programs = install -d $(1) && for p in $(PROGRAMS); do install -C -m 755 $(CARGO_TARGET_DIR)/release/$$p $(1)/$$p; done
+
+.PHONY: help
+help: ## List the targets
+	@sed -n '/^[a-z-]*:.*## /{s/:.*## /|/; s/\$$\$$/$$/; p}' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
+	    printf '  make %-12s %s\n' "$$target" "$$what"; done
+
+.PHONY: build
+build: rocksdb ## Build hafsd, hafsctl and mount-fuse-hafs (the first time: RocksDB too, about 5 minutes)
+	@cargo build $(CARGO_FLAGS) -p hafs-tools
+	@$(call copy_programs,$(BIN_DIR))
+	@echo "built: $(BIN_DIR)/{hafsd,hafsctl,mount-fuse-hafs}"
+
+.PHONY: demo
+demo: build ## Redis in a container on a hafs volume, killed and back; cleans up after itself
+	@tools/scripts/install-packages demo
+	@HAFS_BIN_DIR=$(BIN_DIR) tools/scripts/demo
+
+.PHONY: test
+test: packages-test rocksdb ## Install what the tests need and run all of them
+	@cargo build $(CARGO_FLAGS) -p hafs-tools $(FAIL_POINTS)
+	@$(call copy_programs,$(TEST_BIN_DIR))
+	cargo test $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --doc
+	HAFS_BIN_DIR=$(TEST_BIN_DIR) cargo nextest run $(CARGO_FLAGS) --workspace $(FAIL_POINTS) $(NEXTEST_ARGS)
+
+.PHONY: lint
+lint: rocksdb ## Formatting, clippy and docs, warnings as errors
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets $(FAIL_POINTS) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --no-deps
+	for script in tools/scripts/* .ci/run; do bash -n "$$script"; done
+	if command -v shellcheck >/dev/null; then shellcheck --severity=warning tools/scripts/* .ci/run; else echo "shellcheck is not here: skipped"; fi
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: benches
+benches: rocksdb ## Compile the benches
+	cargo build $(CARGO_FLAGS) -p hafs-bench --all-targets
+
+.PHONY: deny
+deny: ## Licences, sources and banned crates (needs cargo-deny; apart from the other gates)
+	cargo deny check bans licenses sources
+
+.PHONY: env
+env: rocksdb ## Print the settings for cargo by hand: eval "$$(make env)"
+	@echo "export ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR='$(ROCKSDB_LIB_DIR)' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)'"
+
+.PHONY: clean-cache
+clean-cache: ## Remove all that was kept between runs (RocksDB, cargo's output, tools, images)
+	rm -rf '$(HAFS_CACHE)' '$(CARGO_TARGET_DIR)'
+
+.PHONY: packages-build packages-test
+packages-build packages-test: packages-%:
+	@tools/scripts/install-packages $*
+
+# Finds RocksDB, and builds it the first time; only for the targets that need it.
+.PHONY: rocksdb
+rocksdb: packages-build
+ifndef ROCKSDB_LIB_DIR
+	$(eval export ROCKSDB_LIB_DIR := $(shell tools/scripts/build-rocksdb))
+	@test -n "$(ROCKSDB_LIB_DIR)"
+endif

@@ -1,0 +1,79 @@
+//! `hafs-bench`: measures on this machine what hafs's decisions rest on.
+//!
+//! Run by people and by CI. Results go to stdout, progress to stderr. It promises to leave nothing behind, also when
+//! it fails or is interrupted; what the figures decide is for `docs/rfcs/`.
+//!
+//! Exit codes: 0 measured, 1 error, 2 usage, 128 + signal when interrupted.
+
+mod interrupt;
+mod machine;
+mod report;
+mod sample;
+mod scratch;
+mod store_format;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::interrupt::{Interrupt, Interrupted};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "hafs-bench",
+    version,
+    about = "Measure what hafs's decisions rest on"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What the parts of an on-disk format cost: syncs, bulk writes, batches, hashes
+    StoreFormat(StoreFormat),
+}
+
+#[derive(Debug, clap::Args)]
+struct StoreFormat {
+    #[command(flatten)]
+    settings: store_format::Settings,
+    /// Table to paste into markdown, or JSON
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Err(error) = run(&cli) else {
+        return ExitCode::SUCCESS;
+    };
+    scratch::say(&format!("error: {error:#}"));
+    match error.downcast_ref::<Interrupted>() {
+        Some(interrupted) => ExitCode::from(interrupted.exit_code()),
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let interrupt = Interrupt::watch()?;
+    match &cli.command {
+        Command::StoreFormat(args) => {
+            let report = store_format::run(&args.settings, &interrupt)?;
+            let text = match args.output {
+                Output::Table => report.table(),
+                Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+            };
+            std::io::stdout().write_all(text.as_bytes())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Record + state = new state. No clock, no randomness: two copies that applied the same records hold equal rows.
+//!
+//! [`crate::volume`] applies each record as it is appended, and recovery applies what the log still holds. One record is
+//! one RocksDB batch: the rows, how far the state has come, and this copy's own books (where pieces lie, what is alive in
+//! the segments), which follow from the same rows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use hafs_protocol::{PieceId, Pos};
+use rocksdb::WriteBatch;
+
+use crate::error::FsError;
+use crate::record::RecordKind;
+use crate::store::Store;
+use crate::store::key::{
+    APPLIED_KEY, Applied, Chain, EPOCHS_KEY, EpochStart, Extent, ExtentSource, Inode, LocalTable,
+    Place, SegmentId, SegmentPlace, SegmentUse, Table, encode_epochs, extent_key, key_ino,
+    key_second, piece_key, row, row_body, segment_index_key,
+};
+use crate::types::Ino;
+
+/// What is known of the state without reading rows. Kept in memory, rebuilt at open.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    pub(crate) applied: Applied,
+    pub(crate) epochs: Vec<EpochStart>,
+    pub(crate) orphans: BTreeSet<Ino>,
+    pub(crate) segments: HashMap<SegmentId, SegmentUse>,
+    /// Segments whose row in RocksDB is out of date. Written with each flush, so the rows fit the flushed state.
+    pub(crate) segments_changed: HashSet<SegmentId>,
+}
+
+/// A row's change, with what was there before.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) table: Table,
+    pub(crate) key: Vec<u8>,
+    /// The row as stored before.
+    pub(crate) old: Option<Vec<u8>>,
+    /// The new body.
+    pub(crate) new: Option<Vec<u8>>,
+}
+
+/// A record with everything that applying it needs.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) pos: Pos,
+    pub(crate) chain: Chain,
+    pub(crate) kind: RecordKind,
+    pub(crate) changes: Vec<Change>,
+    /// Where the pieces are that the record brings.
+    pub(crate) pieces: Vec<(PieceId, Place)>,
+}
+
+/// Folds one record into the state.
+///
+/// # Errors
+/// Nothing was changed if this fails; the volume takes no more records then.
+pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(), FsError> {
+    assert_eq!(
+        step.pos.lsn,
+        totals.applied.pos.lsn.next(),
+        "records are applied in order"
+    );
+    let mut batch = WriteBatch::default();
+    let mut applied = totals.applied.clone();
+    let mut epochs = None;
+    if step.kind == RecordKind::EpochStart {
+        let mut table = totals.epochs.clone();
+        table.push(EpochStart {
+            first: step.pos,
+            chain_before: applied.chain,
+        });
+        batch.put_cf(
+            store.local_cf(LocalTable::Local),
+            EPOCHS_KEY,
+            encode_epochs(&table),
+        );
+        epochs = Some(table);
+    }
+    for change in &step.changes {
+        fold_row(store, &mut batch, &mut applied, step.pos, change)?;
+    }
+    let mut uses = SegmentDeltas::default();
+    for (id, place) in &step.pieces {
+        place_piece(store, &mut batch, *id, place);
+        if let Place::Segment(place) = place {
+            uses.add(place);
+        }
+    }
+    for id in dead_pieces(store, &step.changes)? {
+        if let Some(place) = forget_piece(store, &mut batch, id)? {
+            uses.remove(&place);
+        }
+    }
+    applied.pos = step.pos;
+    applied.chain = step.chain;
+    batch.put_cf(
+        store.local_cf(LocalTable::Local),
+        APPLIED_KEY,
+        applied.encode(),
+    );
+    store.write(batch)?;
+
+    totals.applied = applied;
+    if let Some(table) = epochs {
+        totals.epochs = table;
+    }
+    for change in step
+        .changes
+        .iter()
+        .filter(|change| change.table == Table::Orphan)
+    {
+        let ino = key_ino(&change.key)?;
+        if change.new.is_some() {
+            totals.orphans.insert(ino);
+        } else {
+            totals.orphans.remove(&ino);
+        }
+    }
+    uses.merge_into(totals);
+    Ok(())
+}
+
+fn fold_row(
+    store: &Store,
+    batch: &mut WriteBatch,
+    applied: &mut Applied,
+    pos: Pos,
+    change: &Change,
+) -> Result<(), FsError> {
+    let cf = store.cf(change.table);
+    if let Some(old) = &change.old {
+        applied.digest.remove(change.table, &change.key, old);
+    }
+    match &change.new {
+        Some(body) => {
+            let raw = row(pos, body);
+            applied.digest.add(change.table, &change.key, &raw);
+            batch.put_cf(cf, &change.key, raw);
+        }
+        None => batch.delete_cf(cf, &change.key),
+    }
+    if change.table == Table::Inode {
+        let ino = key_ino(&change.key)?;
+        if let Some(old) = &change.old {
+            applied.used_bytes -= Inode::decode(row_body(old)?)?.allocated_bytes();
+            applied.inodes -= 1;
+        }
+        if let Some(body) = &change.new {
+            applied.used_bytes += Inode::decode(body)?.allocated_bytes();
+            applied.inodes += 1;
+            applied.next_ino = applied.next_ino.max(Ino(ino.0 + 1));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the rows that say where a piece lies.
+pub(crate) fn place_piece(store: &Store, batch: &mut WriteBatch, id: PieceId, place: &Place) {
+    let key = piece_key(id);
+    batch.put_cf(store.local_cf(LocalTable::Piece), key, place.encode());
+    if let Place::Segment(place) = place {
+        let at = segment_index_key(place.segment, place.offset);
+        batch.put_cf(store.local_cf(LocalTable::SegmentIndex), at, key);
+    }
+}
+
+/// Removes those rows; returns the place if it is in a segment.
+fn forget_piece(
+    store: &Store,
+    batch: &mut WriteBatch,
+    id: PieceId,
+) -> Result<Option<SegmentPlace>, FsError> {
+    let key = piece_key(id);
+    let Some(raw) = store.local(LocalTable::Piece, &key)? else {
+        return Err(FsError::Corrupt(format!("piece {id} has no place")));
+    };
+    batch.delete_cf(store.local_cf(LocalTable::Piece), key);
+    match Place::decode(&raw)? {
+        Place::Inline(_) => Ok(None),
+        Place::Segment(place) => {
+            let at = segment_index_key(place.segment, place.offset);
+            batch.delete_cf(store.local_cf(LocalTable::SegmentIndex), at);
+            Ok(Some(place))
+        }
+    }
+}
+
+/// Pieces that these changes take the last extent from.
+///
+/// A piece is written for one place of one file and extents of it never move, so whoever still uses it lies within that
+/// range of that file: no reference counts are needed.
+fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsError> {
+    let mut touched: BTreeMap<PieceId, Touched> = BTreeMap::new();
+    let mut kept = HashSet::new();
+    let mut changed_keys = HashSet::new();
+    for change in changes
+        .iter()
+        .filter(|change| change.table == Table::Extent)
+    {
+        changed_keys.insert(change.key.as_slice());
+        if let Some(old) = &change.old {
+            let extent = Extent::decode(row_body(old)?)?;
+            if let ExtentSource::Piece {
+                id,
+                skip,
+                piece_len,
+                ..
+            } = extent.source
+            {
+                let start = key_second(&change.key)? - u64::from(skip);
+                let whole = skip == 0 && extent.len == u64::from(piece_len);
+                let ino = key_ino(&change.key)?;
+                touched.insert(
+                    id,
+                    Touched {
+                        ino,
+                        start,
+                        len: piece_len,
+                        whole,
+                    },
+                );
+            }
+        }
+        if let Some(body) = &change.new
+            && let ExtentSource::Piece { id, .. } = Extent::decode(body)?.source
+        {
+            kept.insert(id);
+        }
+    }
+    let mut dead = Vec::new();
+    for (id, piece) in touched {
+        if kept.contains(&id) {
+            continue;
+        }
+        if piece.whole || !is_used_elsewhere(store, id, &piece, &changed_keys)? {
+            dead.push(id);
+        }
+    }
+    Ok(dead)
+}
+
+/// A piece that a changed extent was part of.
+struct Touched {
+    ino: Ino,
+    /// Where in the file the piece starts, bytes.
+    start: u64,
+    len: u32,
+    /// The extent was all of it.
+    whole: bool,
+}
+
+fn is_used_elsewhere(
+    store: &Store,
+    id: PieceId,
+    piece: &Touched,
+    changed_keys: &HashSet<&[u8]>,
+) -> Result<bool, FsError> {
+    let from = extent_key(piece.ino, piece.start);
+    let to = extent_key(piece.ino, piece.start + u64::from(piece.len));
+    for row in store.scan(Table::Extent, &from, &to) {
+        let (key, raw) = row?;
+        if changed_keys.contains(&*key) {
+            continue;
+        }
+        match Extent::decode(row_body(&raw)?)?.source {
+            ExtentSource::Piece { id: other, .. } if other == id => return Ok(true),
+            ExtentSource::Piece { .. } | ExtentSource::Unwritten => {}
+        }
+    }
+    Ok(false)
+}
+
+/// What a record changes in the segments' books.
+#[derive(Default)]
+pub(crate) struct SegmentDeltas(HashMap<SegmentId, SegmentDelta>);
+
+#[derive(Default)]
+struct SegmentDelta {
+    end: u64,
+    added: u64,
+    removed: u64,
+}
+
+impl SegmentDeltas {
+    pub(crate) fn add(&mut self, place: &SegmentPlace) {
+        let delta = self.0.entry(place.segment).or_default();
+        delta.end = delta
+            .end
+            .max(u64::from(place.offset) + place.stored_bytes());
+        delta.added += place.stored_bytes();
+    }
+
+    pub(crate) fn remove(&mut self, place: &SegmentPlace) {
+        self.0.entry(place.segment).or_default().removed += place.stored_bytes();
+    }
+
+    pub(crate) fn merge_into(self, totals: &mut Totals) {
+        for (id, delta) in self.0 {
+            let entry = totals.segments.entry(id).or_default();
+            entry.end = entry.end.max(delta.end);
+            entry.live_bytes = entry.live_bytes + delta.added - delta.removed;
+            totals.segments_changed.insert(id);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Everything that can go wrong in a volume, by what the caller does about it.
+
+use std::io;
+
+use crate::types::Ino;
+
+/// Why a volume refused or failed. [`errno`](crate::errno) maps each to what the kernel hears.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FsError {
+    /// No such name. The application handles it.
+    #[error("no such file or directory")]
+    NotFound,
+    /// No such inode: the kernel looks the path up again.
+    #[error("inode {0} does not exist")]
+    Stale(Ino),
+    /// The name is taken.
+    #[error("name exists")]
+    Exists,
+    /// A directory was needed.
+    #[error("not a directory")]
+    NotDirectory,
+    /// Not for directories.
+    #[error("is a directory")]
+    IsDirectory,
+    /// The directory has entries.
+    #[error("directory not empty")]
+    NotEmpty,
+    /// A name over 255 bytes, or a symlink target over 4095.
+    #[error("name too long")]
+    NameTooLong,
+    /// An argument out of range.
+    #[error("invalid argument")]
+    Invalid,
+    /// Not allowed for this kind of inode.
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// The file would pass the largest offset.
+    #[error("file too large")]
+    TooBig,
+    /// The inode has as many names as it can have.
+    #[error("too many links")]
+    TooManyLinks,
+    /// The volume is full (its size), or the disk under the store is at its reserve. Nothing was changed.
+    #[error("no space left")]
+    NoSpace,
+    /// No such extended attribute.
+    #[error("no such extended attribute")]
+    NoXattr,
+    /// The answer does not fit into the caller's buffer.
+    #[error("result does not fit the buffer")]
+    Range,
+    /// An extended attribute over 64 KiB, or names over 64 KiB in sum.
+    #[error("extended attribute too big")]
+    XattrTooBig,
+    /// lseek found no more data, or started past the end.
+    #[error("no such offset")]
+    NoSuchOffset,
+    /// Known, but not for this file or flag.
+    #[error("operation not supported")]
+    Unsupported,
+    /// The volume is mounted or opened read only.
+    #[error("read-only volume")]
+    ReadOnly,
+    /// The store failed before; every fsync fails until the volume is opened again. Give up, look at the log.
+    #[error("the volume's store failed earlier and takes no more changes")]
+    Failed,
+    /// Stored bytes do not match their checksum. Report; another copy may be good.
+    #[error("inode {ino}: bytes {offset}..{} are damaged: {detail}", offset + len)]
+    Damaged {
+        /// The file.
+        ino: Ino,
+        /// First byte that cannot be trusted.
+        offset: u64,
+        /// How many.
+        len: u64,
+        /// What did not match.
+        detail: &'static str,
+    },
+    /// The store's own structures are damaged. Report.
+    #[error("the volume's store is damaged: {0}")]
+    Corrupt(String),
+    /// The data directory is not what it should be: another program's, a newer format, another node's, in use.
+    /// Nothing was touched.
+    #[error("{0}")]
+    Refused(String),
+    /// The disk or the operating system failed.
+    #[error("{op} {path}")]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On what.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// RocksDB failed.
+    #[error("state store")]
+    State(#[from] rocksdb::Error),
+}

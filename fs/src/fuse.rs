@@ -1,0 +1,752 @@
+//! The kernel's requests: decode, open the span, hand over to the volume, reply. No decisions.
+//!
+//! Called by fuser, one thread a session; [`mount`](crate::mount) makes the sessions. Every method answers its request
+//! exactly once and never waits for a sync or the network: fsync replies from the committer's thread. What an operation
+//! means is [`Volume`]'s.
+//!
+//! Handles are stateless: the node id is the inode's number, `fh` is 0, and open, opendir and flush are switched off by
+//! answering ENOSYS once, after which the kernel asks no more. A new process can so serve an old mount.
+
+mod decode;
+pub(crate) mod negotiate;
+pub(crate) mod reaper;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tracing::span::EnteredSpan;
+
+use self::decode::{AttrRequest, BLOCK_BYTES};
+use self::reaper::Forgets;
+use crate::errno::{errno, is_alarming};
+use crate::error::FsError;
+use crate::types::{Attr, Caller, Ino};
+use crate::volume::Volume;
+
+/// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
+/// by itself, so any value is correct and a long one saves requests.
+const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Inode numbers are never used again, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+/// Longest name, as statfs(2) tells it.
+const NAME_BYTES_MAX: u32 = 255;
+/// copy_file_range(2) may copy less than asked for; this much at once keeps a session thread free for others.
+const COPY_BYTES_MAX: u64 = 16 << 20;
+
+/// One session's handle on a mounted volume; cheap to make.
+pub(crate) struct Fuse {
+    volume: Arc<Volume>,
+    /// The volume's name, for spans.
+    name: Arc<str>,
+    writeback: bool,
+    forgets: Forgets,
+    /// Capabilities that the kernel offered; set by `init`.
+    offered: InitFlags,
+}
+
+impl Fuse {
+    pub(crate) fn new(
+        volume: Arc<Volume>,
+        name: Arc<str>,
+        writeback: bool,
+        forgets: Forgets,
+    ) -> Self {
+        Self {
+            volume,
+            name,
+            writeback,
+            forgets,
+            offered: InitFlags::empty(),
+        }
+    }
+
+    fn span(&self, op: &'static str, ino: INodeNo) -> EnteredSpan {
+        tracing::debug_span!("fuse_op", volume = %self.name, op, ino = ino.0).entered()
+    }
+
+    /// The errno for `error`, which is logged here if a person must look.
+    fn refuse(&self, op: &'static str, ino: INodeNo, error: &FsError) -> Errno {
+        refuse(&self.name, op, ino, error)
+    }
+
+    fn entry(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        result: Result<Attr, FsError>,
+        reply: ReplyEntry,
+    ) {
+        match result {
+            Ok(attr) => reply.entry(&TTL, &decode::file_attr(&attr), GENERATION),
+            Err(error) => reply.error(self.refuse(op, ino, &error)),
+        }
+    }
+
+    fn attr(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        result: Result<Attr, FsError>,
+        reply: ReplyAttr,
+    ) {
+        match result {
+            Ok(attr) => reply.attr(&TTL, &decode::file_attr(&attr)),
+            Err(error) => reply.error(self.refuse(op, ino, &error)),
+        }
+    }
+
+    fn empty(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        result: Result<(), FsError>,
+        reply: ReplyEmpty,
+    ) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.refuse(op, ino, &error)),
+        }
+    }
+
+    /// The two-step protocol of getxattr(2) and listxattr(2): size 0 asks for the length.
+    fn sized(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        size: u32,
+        result: Result<Vec<u8>, FsError>,
+        reply: ReplyXattr,
+    ) {
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(error) => return reply.error(self.refuse(op, ino, &error)),
+        };
+        match u32::try_from(bytes.len()) {
+            Ok(len) if size == 0 => reply.size(len),
+            Ok(len) if len <= size => reply.data(&bytes),
+            _ => reply.error(Errno::ERANGE),
+        }
+    }
+
+    /// Syncs the whole volume; the reply comes from the committer's thread, so that this one goes on serving.
+    fn sync(&self, op: &'static str, ino: INodeNo, reply: ReplyEmpty) {
+        let _span = self.span(op, ino);
+        let name = Arc::clone(&self.name);
+        self.volume.fsync(Box::new(move |result| match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse(&name, op, ino, &error)),
+        }));
+    }
+
+    fn forgotten(&self, ino: INodeNo) {
+        let ino = Ino(ino.0);
+        if self.volume.is_orphan(ino) {
+            self.forgets.note(ino);
+        }
+    }
+}
+
+fn refuse(volume: &str, op: &'static str, ino: INodeNo, error: &FsError) -> Errno {
+    let errno = errno(error);
+    if is_alarming(error) {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(volume, op, ino = ino.0, error, "request failed");
+    } else {
+        tracing::trace!(volume, op, ino = ino.0, %error, "request refused");
+    }
+    errno
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+impl Filesystem for Fuse {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.offered = config.capabilities();
+        negotiate::negotiate(config, self.writeback);
+        Ok(())
+    }
+
+    // ---- names ----
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        const OP: &str = "lookup";
+        let _span = self.span(OP, parent);
+        if name == "." {
+            // A handle is being resolved. An orphan must not come back to life by it: see the reaper.
+            let result = match self.volume.getattr(Ino(parent.0)) {
+                Ok(attr) if attr.nlink == 0 => Err(FsError::Stale(attr.ino)),
+                result => result,
+            };
+            return self.entry(OP, parent, result, reply);
+        }
+        match self.volume.lookup(Ino(parent.0), name.as_bytes()) {
+            // The kernel remembers that there is no such name; whoever makes one tells it.
+            Err(FsError::NotFound) => reply.entry(&TTL, &decode::NEGATIVE_ENTRY, GENERATION),
+            result => self.entry(OP, parent, result, reply),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, _nlookup: u64) {
+        self.forgotten(ino);
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        const OP: &str = "mknod";
+        let _span = self.span(OP, parent);
+        let mode = decode::new_mode(mode, mode, umask);
+        let result = self
+            .volume
+            .mknod(caller(req), Ino(parent.0), name.as_bytes(), mode, rdev);
+        self.entry(OP, parent, result, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        const OP: &str = "mkdir";
+        let _span = self.span(OP, parent);
+        let mode = decode::new_mode(0, mode, umask);
+        let result = self
+            .volume
+            .mkdir(caller(req), Ino(parent.0), name.as_bytes(), mode);
+        self.entry(OP, parent, result, reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        const OP: &str = "symlink";
+        let _span = self.span(OP, parent);
+        let target = target.as_os_str().as_bytes();
+        let name = link_name.as_bytes();
+        let result = self
+            .volume
+            .symlink(caller(req), Ino(parent.0), name, target);
+        self.entry(OP, parent, result, reply);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        const OP: &str = "link";
+        let _span = self.span(OP, ino);
+        let result = self
+            .volume
+            .link(Ino(ino.0), Ino(newparent.0), newname.as_bytes());
+        self.entry(OP, ino, result, reply);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        const OP: &str = "unlink";
+        let _span = self.span(OP, parent);
+        let result = self.volume.unlink(Ino(parent.0), name.as_bytes());
+        self.empty(OP, parent, result, reply);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        const OP: &str = "rmdir";
+        let _span = self.span(OP, parent);
+        let result = self.volume.rmdir(Ino(parent.0), name.as_bytes());
+        self.empty(OP, parent, result, reply);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        const OP: &str = "rename";
+        let _span = self.span(OP, parent);
+        let mode = match decode::rename_mode(flags) {
+            Ok(mode) => mode,
+            Err(errno) => return reply.error(errno),
+        };
+        let (from, to) = (Ino(parent.0), Ino(newparent.0));
+        let (name, new_name) = (name.as_bytes(), newname.as_bytes());
+        let result = self
+            .volume
+            .rename(caller(req), from, name, to, new_name, mode);
+        self.empty(OP, parent, result, reply);
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        const OP: &str = "readlink";
+        let _span = self.span(OP, ino);
+        match self.volume.readlink(Ino(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    // ---- directories ----
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT) {
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+            );
+        }
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        const OP: &str = "readdir";
+        let _span = self.span(OP, ino);
+        let result = self.volume.readdir(Ino(ino.0), offset, &mut |entry| {
+            let kind = decode::file_type(entry.kind);
+            let name = OsStr::from_bytes(&entry.name);
+            !reply.add(INodeNo(entry.ino.0), entry.cookie, kind, name)
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        const OP: &str = "readdirplus";
+        let _span = self.span(OP, ino);
+        let result = self
+            .volume
+            .readdir_plus(Ino(ino.0), offset, &mut |entry, attr| {
+                let node = INodeNo(entry.ino.0);
+                let name = OsStr::from_bytes(&entry.name);
+                !reply.add(
+                    node,
+                    entry.cookie,
+                    name,
+                    &TTL,
+                    &decode::file_attr(&attr),
+                    GENERATION,
+                )
+            });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync("fsyncdir", ino, reply);
+    }
+
+    // ---- attributes ----
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        const OP: &str = "getattr";
+        let _span = self.span(OP, ino);
+        self.attr(OP, ino, self.volume.getattr(Ino(ino.0)), reply);
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        const OP: &str = "setattr";
+        let _span = self.span(OP, ino);
+        let request = AttrRequest {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+            ctime,
+        };
+        let result = self
+            .volume
+            .setattr(caller(req), Ino(ino.0), &request.into_set_attr());
+        self.attr(OP, ino, result, reply);
+    }
+
+    /// With `default_permissions` the kernel checks by itself and never asks.
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        const OP: &str = "statfs";
+        let _span = self.span(OP, ino);
+        match self.volume.statfs() {
+            Ok(stat) => {
+                let blocks = decode::blocks(&stat);
+                reply.statfs(
+                    blocks.total,
+                    blocks.free,
+                    blocks.available,
+                    blocks.inodes,
+                    blocks.inodes_free,
+                    BLOCK_BYTES,
+                    NAME_BYTES_MAX,
+                    BLOCK_BYTES,
+                );
+            }
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    // ---- data ----
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        const OP: &str = "create";
+        let _span = self.span(OP, parent);
+        let mode = decode::new_mode(libc::S_IFREG, mode, umask);
+        match self
+            .volume
+            .mknod(caller(req), Ino(parent.0), name.as_bytes(), mode, 0)
+        {
+            Ok(attr) => reply.created(
+                &TTL,
+                &decode::file_attr(&attr),
+                GENERATION,
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE,
+            ),
+            Err(error) => reply.error(self.refuse(OP, parent, &error)),
+        }
+    }
+
+    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT) {
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        }
+    }
+
+    /// The kernel writes dirty pages out at close by itself; there is nothing to add.
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        const OP: &str = "read";
+        let _span = self.span(OP, ino);
+        match self.volume.read(Ino(ino.0), offset, size) {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        const OP: &str = "write";
+        let _span = self.span(OP, ino);
+        let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        // Without the writeback cache the kernel keeps no times for us, not even of pages changed through mmap.
+        let cached = self.writeback && write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        match self
+            .volume
+            .write(Ino(ino.0), offset, data, kill_priv, cached)
+        {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync("fsync", ino, reply);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const OP: &str = "fallocate";
+        let _span = self.span(OP, ino);
+        let mode = match decode::fallocate_mode(mode) {
+            Ok(mode) => mode,
+            Err(errno) => return reply.error(errno),
+        };
+        let result = self
+            .volume
+            .fallocate(caller(req), Ino(ino.0), offset, length, mode);
+        self.empty(OP, ino, result, reply);
+    }
+
+    /// With the writeback cache the kernel asks this without writing dirty pages out first, so the volume would call a hole
+    /// what was just written, and a copy of an open file would lose it. ENOSYS makes the kernel take all of a file as data,
+    /// which is always right.
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        const OP: &str = "lseek";
+        let _span = self.span(OP, ino);
+        if self.writeback {
+            return reply.error(Errno::ENOSYS);
+        }
+        let to = match decode::seek_to(whence) {
+            Ok(to) => to,
+            Err(errno) => return reply.error(errno),
+        };
+        let found = u64::try_from(offset)
+            .map_err(|_| FsError::NoSuchOffset)
+            .and_then(|offset| self.volume.seek(Ino(ino.0), offset, to))
+            .and_then(|found| i64::try_from(found).map_err(|_| FsError::TooBig));
+        match found {
+            Ok(found) => reply.offset(found),
+            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        const OP: &str = "copy_file_range";
+        let _span = self.span(OP, ino_out);
+        if flags.bits() != 0 {
+            return reply.error(Errno::EINVAL);
+        }
+        let (from, to) = (Ino(ino_in.0), Ino(ino_out.0));
+        let len = len.min(COPY_BYTES_MAX);
+        let result = self
+            .volume
+            .copy_file_range(caller(req), from, offset_in, to, offset_out, len);
+        match result {
+            Ok(copied) => {
+                reply.written(u32::try_from(copied).expect("no more is copied than asked for"));
+            }
+            Err(error) => reply.error(self.refuse(OP, ino_out, &error)),
+        }
+    }
+
+    // ---- extended attributes ----
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        const OP: &str = "setxattr";
+        let _span = self.span(OP, ino);
+        let mode = match decode::xattr_mode(flags) {
+            Ok(_) if decode::is_posix_acl(name.as_bytes()) => {
+                return reply.error(Errno::EOPNOTSUPP);
+            }
+            Ok(mode) => mode,
+            Err(errno) => return reply.error(errno),
+        };
+        let result = self
+            .volume
+            .setxattr(caller(req), Ino(ino.0), name.as_bytes(), value, mode);
+        self.empty(OP, ino, result, reply);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        const OP: &str = "getxattr";
+        let _span = self.span(OP, ino);
+        if decode::is_posix_acl(name.as_bytes()) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let result = self.volume.getxattr(Ino(ino.0), name.as_bytes());
+        self.sized(OP, ino, size, result, reply);
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        const OP: &str = "listxattr";
+        let _span = self.span(OP, ino);
+        self.sized(OP, ino, size, self.volume.listxattr(Ino(ino.0)), reply);
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        const OP: &str = "removexattr";
+        let _span = self.span(OP, ino);
+        if decode::is_posix_acl(name.as_bytes()) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let result = self
+            .volume
+            .removexattr(caller(req), Ino(ino.0), name.as_bytes());
+        self.empty(OP, ino, result, reply);
+    }
+
+    // ---- not for this filesystem ----
+
+    /// ENOTTY, not ENOSYS: that is what ioctl(2) says of a file that does not know a request, and older kernels pass
+    /// ENOSYS on as it is.
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// ENOSYS: the kernel then takes every file as ready at once, which is what poll(2) says of regular files.
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Only asked of filesystems on a block device.
+    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+}

@@ -1,0 +1,84 @@
+//! Gives the space of unlinked files back once the kernel has let go of them.
+//!
+//! The kernel tells with FORGET that it dropped an inode from its cache. Counting these against lookups is not possible
+//! (they get lost with a daemon), so a FORGET of an orphan only starts a question: does the kernel still hold this inode?
+//! If it does, a later FORGET asks again. Session threads only ever put a number in a queue, since the answer can wait for
+//! an eviction that itself waits for requests that session threads serve.
+//!
+//! Invariant: an orphan is reclaimed only after the kernel said, here, that it has no such inode, or after the connection
+//! is gone. An orphan has no name, and [`fuse`](crate::fuse) refuses it to handles, so the kernel cannot get it back.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use crate::error::FsError;
+use crate::mount::device;
+use crate::types::Ino;
+use crate::volume::Volume;
+
+/// Orphans waiting for their question: 512 KiB of numbers. What does not fit, because more files than this were unlinked
+/// faster than they are reclaimed, stays an orphan until the end of the mount.
+const QUEUE_MAX: usize = 1 << 16;
+
+/// The session threads' end: which orphans to ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Forgets {
+    queue: SyncSender<Ino>,
+}
+
+impl Forgets {
+    /// Takes note of `ino`; never blocks.
+    pub(super) fn note(&self, ino: Ino) {
+        if let Err(error) = self.queue.try_send(ino) {
+            tracing::debug!(%ino, %error, "orphan left to the end of the mount");
+        }
+    }
+}
+
+/// The end that asks the kernel and reclaims; runs on its own thread.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    volume: Arc<Volume>,
+    device: OwnedFd,
+    queue: Receiver<Ino>,
+}
+
+/// Makes both ends. `device` is any descriptor of the connection.
+pub(crate) fn reaper(volume: Arc<Volume>, device: OwnedFd) -> (Forgets, Reaper) {
+    let (sender, queue) = mpsc::sync_channel(QUEUE_MAX);
+    (
+        Forgets { queue: sender },
+        Reaper {
+            volume,
+            device,
+            queue,
+        },
+    )
+}
+
+impl Reaper {
+    /// Reclaims orphans until every [`Forgets`] is gone, that is, until no session is left.
+    pub(crate) fn run(self) {
+        for ino in &self.queue {
+            self.reap(ino);
+        }
+    }
+
+    fn reap(&self, ino: Ino) {
+        match device::kernel_holds(self.device.as_fd(), ino) {
+            Ok(true) => tracing::trace!(%ino, "orphan still held by the kernel"),
+            Ok(false) => {
+                if let Err(error) = self.volume.reclaim(ino) {
+                    report(&error, ino);
+                }
+            }
+            // Nothing is lost: the orphan stays on its durable list, and the next fresh mount reclaims it.
+            Err(error) => report(&error, ino),
+        }
+    }
+}
+
+fn report(error: &FsError, ino: Ino) {
+    tracing::warn!(error = error as &dyn std::error::Error, %ino, "orphan not reclaimed");
+}

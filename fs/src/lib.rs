@@ -1,0 +1,30 @@
+//! A hafs volume on one node: FUSE in front, POSIX semantics, a log and a store below.
+//!
+//! This crate knows nothing of peers. It appends records to the volume's log, and an fsync waits until the commit
+//! watermark passes its place in it; alone, the watermark is the local disk's.
+
+mod apply;
+mod check;
+mod clock;
+mod errno;
+mod error;
+mod fuse;
+mod log;
+pub mod mount;
+pub mod mountinfo;
+mod record;
+mod space;
+mod store;
+mod types;
+pub mod volume;
+
+pub use check::{CheckReport, Problem};
+pub use error::FsError;
+pub use log::FsyncDone;
+pub use mount::{Mount, MountEnd, MountSettings};
+pub use store::{SharedCache, VolumeIdentity};
+pub use types::{
+    Attr, Caller, DirEntry, FallocateMode, FileKind, Ino, RenameMode, SeekTo, SetAttr, SetTime,
+    StatFs, Time, XattrMode,
+};
+pub use volume::{Profile, Volume, VolumeSettings, VolumeStatus};

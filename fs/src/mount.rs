@@ -1,0 +1,399 @@
+//! Serving a mounted volume: the sessions over its `/dev/fuse` descriptor, from the handshake to the unmount.
+//!
+//! The mount helper calls [`mount_volume`] in its user's mount namespace and hands the descriptor over; the daemon calls
+//! [`Mount::serve`] with it and learns from the `ended` callback that the volume is unmounted. What requests mean is
+//! [`fuse`](crate::fuse)'s; who may mount, and where, is the caller's.
+//!
+//! One session a thread, each over its own clone of the descriptor: requests that one session has read and not answered
+//! stay with that descriptor, so a keeper that holds them all can give them to a new daemon.
+
+pub(crate) mod device;
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
+
+use fuser::Session;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
+
+use crate::error::FsError;
+use crate::fuse::Fuse;
+use crate::fuse::negotiate::REQUEST_BYTES_MAX;
+use crate::fuse::reaper::{self, Reaper};
+use crate::volume::{Profile, Volume};
+
+/// Type of a hafs mount, as `/proc/mounts` shows it and mount(8) is given it.
+pub const FILESYSTEM_TYPE: &str = "fuse.hafs";
+
+/// Sessions of one mount. More than the machine has cores only add wake-ups; fewer than two would let one slow read from
+/// the disk hold up everything else.
+const SESSIONS_MIN: usize = 2;
+const SESSIONS_MAX: usize = 16;
+
+/// How a volume is served.
+#[derive(Clone, Debug)]
+pub struct MountSettings {
+    /// The volume's name, for logs.
+    pub name: String,
+    /// The connection's number, as [`mount_volume`] returned it.
+    pub connection: u32,
+    /// Gather writes in the kernel's page cache. Off: slower, and a full volume is told by write(2) itself.
+    pub writeback: bool,
+}
+
+impl MountSettings {
+    /// The defaults: writeback on.
+    pub fn new(name: impl Into<String>, connection: u32) -> Self {
+        Self {
+            name: name.into(),
+            connection,
+            writeback: true,
+        }
+    }
+}
+
+/// Why a mount is not served any more.
+#[derive(Debug)]
+pub enum MountEnd {
+    /// The last mount of the volume in any namespace was unmounted, or the connection was aborted.
+    Unmounted,
+    /// A session failed. The mount may still be there and answers every request with an error: unmount it.
+    Failed(io::Error),
+}
+
+/// Called once, from a thread of its own, when no session is left and every orphan is reclaimed. From then on the volume
+/// may be mounted again or closed.
+pub type MountEnded = Box<dyn FnOnce(MountEnd) + Send>;
+
+/// A volume that is being served. Dropping it changes nothing: it is served until it is unmounted or aborted.
+#[derive(Debug)]
+pub struct Mount {
+    connection: u32,
+}
+
+impl Mount {
+    /// Serves `volume` through `device`, a freshly mounted `/dev/fuse`. Returns when requests are being answered.
+    ///
+    /// # Errors
+    /// [`FsError::Refused`] for a descriptor that is not a fresh mount, [`FsError::Io`] if the kernel or the system fails,
+    /// or the volume's own error if its orphans cannot be reclaimed. The connection is then gone; the mount must be
+    /// unmounted by whoever made it.
+    pub fn serve(
+        volume: Arc<Volume>,
+        device: OwnedFd,
+        settings: &MountSettings,
+        ended: MountEnded,
+    ) -> Result<Self, FsError> {
+        let connection = Connection::from_fresh(device, session_count())?;
+        // The connection is new, so the kernel holds nothing of this volume yet.
+        let reclaimed = volume.reclaim_orphans()?;
+        tracing::debug!(
+            volume = settings.name,
+            reclaimed,
+            "orphans of an earlier mount"
+        );
+
+        let notify = connection.fds[0]
+            .try_clone()
+            .map_err(|source| FsError::Io {
+                op: "dup",
+                path: "/dev/fuse".to_owned(),
+                source,
+            })?;
+        let (forgets, reaper) = reaper::reaper(Arc::clone(&volume), notify);
+        let name: Arc<str> = settings.name.as_str().into();
+        let sessions = connection.attach(|| {
+            let (volume, name) = (Arc::clone(&volume), Arc::clone(&name));
+            Fuse::new(volume, name, settings.writeback, forgets.clone())
+        })?;
+        // Only the sessions keep their ends now: the reaper stops when the last one does.
+        drop(forgets);
+
+        let mount = Self {
+            connection: settings.connection,
+        };
+        mount.set_readahead(volume.settings().profile);
+        run(sessions, reaper, volume, name, ended)?;
+        tracing::info!(
+            volume = settings.name,
+            connection = mount.connection,
+            writeback = settings.writeback,
+            "mount served"
+        );
+        Ok(mount)
+    }
+
+    /// The connection's number: minor of `st_dev` for everything in the mount, major 0.
+    pub fn connection(&self) -> u32 {
+        self.connection
+    }
+
+    /// Ends the connection at once, whatever is open: every request, waiting or new, fails with ENOTCONN or ECONNABORTED.
+    /// The mount itself stays until it is unmounted. For when unmounting is not possible.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the kernel's control files cannot be reached.
+    pub fn abort(&self) -> Result<(), FsError> {
+        abort_connection(self.connection)
+    }
+
+    /// The kernel allows no more than 128 KiB in the handshake; sequential reads want more. Best effort: without it
+    /// reads are slower, not wrong.
+    fn set_readahead(&self, profile: Profile) {
+        let path = format!("/sys/class/bdi/0:{}/read_ahead_kb", self.connection);
+        let kib = readahead_kib(profile);
+        if let Err(error) = fs::write(&path, kib.to_string()) {
+            tracing::debug!(path, %error, "readahead stays at the kernel's default");
+        }
+    }
+}
+
+/// Most bytes read ahead, in KiB. Measured best for one stream is 1 MiB; page faults read as much around them, so a database
+/// that maps its files must not pay that for each page.
+fn readahead_kib(profile: Profile) -> u32 {
+    match profile {
+        Profile::Auto => 1024,
+        Profile::Database | Profile::SmallFiles => 128,
+        Profile::Sequential => 4096,
+    }
+}
+
+fn session_count() -> usize {
+    thread::available_parallelism()
+        .map_or(SESSIONS_MIN, Into::into)
+        .clamp(SESSIONS_MIN, SESSIONS_MAX)
+}
+
+/// A mounted connection: its descriptors, and the kernel's INIT request, which everybody who ever serves it must answer
+/// alike.
+struct Connection {
+    fds: Vec<OwnedFd>,
+    init: Vec<u8>,
+}
+
+impl Connection {
+    /// Takes over a connection that was just mounted, and clones its descriptor for `count` sessions.
+    fn from_fresh(device: OwnedFd, count: usize) -> Result<Self, FsError> {
+        device::check(device.as_fd())?;
+        let init = device::read_init(device.as_fd())?;
+        let mut fds = vec![device];
+        while fds.len() < count {
+            fds.push(device::clone_of(fds[0].as_fd())?);
+        }
+        Ok(Self { fds, init })
+    }
+
+    /// Makes a session for each descriptor and answers INIT. No session runs yet.
+    fn attach(&self, mut fuse: impl FnMut() -> Fuse) -> Result<Vec<Session<Fuse>>, FsError> {
+        let mut sessions = Vec::with_capacity(self.fds.len());
+        let mut answer: Option<Vec<u8>> = None;
+        for fd in &self.fds {
+            let (session, reply) = device::attach(fuse(), fd.as_fd(), &self.init)?;
+            let answer = answer.get_or_insert_with(|| reply.clone());
+            assert_eq!(
+                *answer, reply,
+                "sessions of one connection agreed on different things"
+            );
+            sessions.push(session);
+        }
+        let answer = answer.expect("a connection has a descriptor");
+        device::answer(self.fds[0].as_fd(), &answer)?;
+        Ok(sessions)
+    }
+}
+
+type SessionThread = JoinHandle<io::Result<()>>;
+
+/// Starts a thread for each session, and one that reaps orphans and then waits for their end. All or none: if a thread
+/// cannot be made, no session reads a request.
+fn run(
+    sessions: Vec<Session<Fuse>>,
+    reaper: Reaper,
+    volume: Arc<Volume>,
+    name: Arc<str>,
+    ended: MountEnded,
+) -> Result<(), FsError> {
+    let mut starts = Vec::with_capacity(sessions.len());
+    let mut threads = Vec::with_capacity(sessions.len());
+    for (number, session) in sessions.into_iter().enumerate() {
+        let (start, thread) = spawn_session(number, session)?;
+        starts.push(start);
+        threads.push(thread);
+    }
+    spawn("hafs-mount".to_owned(), move || {
+        reaper.run();
+        let end = join(threads);
+        finish(&volume, &name, &end);
+        ended(end);
+    })?;
+    for start in starts {
+        start.send(()).expect("a session thread waits for this");
+    }
+    Ok(())
+}
+
+/// The thread waits until it is sent something; if the sender is dropped instead, it ends.
+fn spawn_session(
+    number: usize,
+    session: Session<Fuse>,
+) -> Result<(SyncSender<()>, SessionThread), FsError> {
+    let (start, started) = mpsc::sync_channel(1);
+    let thread = spawn(format!("hafs-fuse-{number}"), move || {
+        match started.recv() {
+            Ok(()) => session.run(),
+            Err(mpsc::RecvError) => Ok(()),
+        }
+    })?;
+    Ok((start, thread))
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, FsError> {
+    thread::Builder::new()
+        .name(name.clone())
+        .spawn(body)
+        .map_err(|source| FsError::Io {
+            op: "start thread",
+            path: name,
+            source,
+        })
+}
+
+fn join(threads: Vec<SessionThread>) -> MountEnd {
+    let mut end = MountEnd::Unmounted;
+    for thread in threads {
+        let result = thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("session panicked")));
+        if let Err(error) = result {
+            end = MountEnd::Failed(error);
+        }
+    }
+    end
+}
+
+/// Nobody can reach an orphan any more; give their space back before the volume is used for anything else.
+fn finish(volume: &Volume, name: &str, end: &MountEnd) {
+    match volume.reclaim_orphans() {
+        Ok(reclaimed) => tracing::info!(volume = name, ?end, reclaimed, "mount ended"),
+        // They stay on their durable list; the next mount reclaims them.
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                volume = name,
+                ?end,
+                error,
+                "mount ended, orphans not reclaimed"
+            );
+        }
+    }
+}
+
+/// Opens `/dev/fuse`, for [`mount_volume`].
+///
+/// # Errors
+/// [`FsError::Io`]: no FUSE in this kernel, or no permission.
+pub fn open_device() -> Result<OwnedFd, FsError> {
+    device::open()
+}
+
+/// Mounts `volume` on `target` in the calling process's mount namespace, through `device`, which must then be served.
+/// Returns the connection's number. Nothing in the mount answers before [`Mount::serve`]; to undo it, unmount with
+/// `MNT_DETACH`.
+///
+/// # Errors
+/// [`FsError::Io`] with mount(2)'s errno.
+pub fn mount_volume(
+    device: BorrowedFd<'_>,
+    volume: &str,
+    target: &Path,
+    flags: MountFlags,
+) -> Result<u32, FsError> {
+    let failed = |op| {
+        move |errno: rustix::io::Errno| FsError::Io {
+            op,
+            path: target.display().to_string(),
+            source: errno.into(),
+        }
+    };
+    let data = CString::new(mount_data(device)).expect("made of digits and words");
+    rustix::mount::mount(volume, target, FILESYSTEM_TYPE, flags, data.as_c_str())
+        .map_err(failed("mount"))?;
+    // DONT_SYNC and no fields: the kernel answers from what it has, without a request that nobody serves yet.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let stat =
+        rustix::fs::statx(CWD, target, flags, StatxFlags::empty()).map_err(failed("stat"))?;
+    Ok(stat.stx_dev_minor)
+}
+
+/// The kernel checks permissions for everybody by the inodes' modes; requests are made as root.
+fn mount_data(device: BorrowedFd<'_>) -> impl fmt::Display + Into<Vec<u8>> {
+    let fd = device.as_raw_fd();
+    format!(
+        "fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={REQUEST_BYTES_MAX}"
+    )
+}
+
+/// Aborts a connection by its number; also one of a daemon that is gone.
+///
+/// Through the control filesystem, mounted for the moment of the call and attached nowhere: `umount2(MNT_FORCE)` would need
+/// the mount point, which may be in another mount namespace, and `/sys/fs/fuse/connections` may not be mounted at all.
+///
+/// # Errors
+/// [`FsError::Io`]; with `ErrorKind::NotFound` if there is no such connection.
+pub fn abort_connection(connection: u32) -> Result<(), FsError> {
+    let write_abort = || -> rustix::io::Result<()> {
+        let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&context)?;
+        let control = rustix::mount::fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )?;
+        let path = format!("{connection}/abort");
+        let abort = rustix::fs::openat(
+            &control,
+            path,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        rustix::io::write(&abort, b"1")?;
+        Ok(())
+    };
+    write_abort().map_err(|errno| FsError::Io {
+        op: "abort connection",
+        path: connection.to_string(),
+        source: errno.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_data_is_what_the_kernel_parses() {
+        let file = fs::File::open("/dev/null").unwrap();
+        let data = mount_data(file.as_fd()).to_string();
+        assert!(data.starts_with(&format!("fd={},rootmode=40000,", file.as_raw_fd())));
+        assert!(data.ends_with(",allow_other,default_permissions,max_read=1048576"));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_device_is_refused_and_nothing_is_read() {
+        let file = fs::File::open("/dev/zero").unwrap();
+        assert!(matches!(
+            Connection::from_fresh(file.into(), 2),
+            Err(FsError::Refused(_))
+        ));
+    }
+}

@@ -1,0 +1,514 @@
+//! One volume on this disk: a directory with the log, the chunk segments and RocksDB's state.
+//!
+//! ```text
+//! DIR/volume      who this store is: format, volume, store, node, lineage
+//! DIR/lock        held by the process that has the store open
+//! DIR/mark        the lsn up to which everything was synced once (a lower bound)
+//! DIR/log/        the log's files            (store/logfile.rs)
+//! DIR/segments/   bulk bytes                 (store/segment.rs)
+//! DIR/state/      RocksDB: what the log's records fold to (store/key.rs)
+//! ```
+//!
+//! RocksDB has no log of its own here: after a crash it is at its last flush, and the volume's log is replayed from there.
+//!
+//! Invariant (write-ahead rule): RocksDB flushes no state that is ahead of what log and segments have synced. So a flush is
+//! ours to call ([`Store::start_flush`]), memtables are too big to be flushed by themselves, and closing flushes nothing.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use hafs_protocol::{Lineage, NodeId, StoreId, VolumeId};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    Direction, FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+use rustix::fs::FlockOperation;
+use uuid::Uuid;
+
+use crate::error::FsError;
+use crate::store::key::{LocalTable, Table, row_body};
+use crate::store::segment::Segments;
+use crate::store::syncfile::{io_error, sync_dir, write_file_durably};
+
+pub(crate) mod key;
+pub(crate) mod logfile;
+pub(crate) mod mark;
+pub(crate) mod segment;
+pub(crate) mod syncfile;
+
+/// Format of a store's directory. One more with each change that an older binary cannot read.
+pub(crate) const FORMAT: u32 = 1;
+const TITLE: &str = "hafs volume store";
+
+/// Which store a directory holds. Checked when it is opened: a copied or moved store is refused, not served twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeIdentity {
+    /// The volume.
+    pub volume: VolumeId,
+    /// This copy of it.
+    pub store: StoreId,
+    /// The node that this copy lies on.
+    pub node: NodeId,
+    /// The volume's history.
+    pub lineage: Lineage,
+}
+
+impl VolumeIdentity {
+    fn encode(&self) -> Vec<u8> {
+        let text = format!(
+            "{TITLE}\nformat={FORMAT}\nvolume={}\nstore={}\nnode={}\nlineage={}\n",
+            self.volume, self.store, self.node, self.lineage
+        );
+        let crc = crc32c::crc32c(text.as_bytes());
+        format!("{text}crc32c={crc:08x}\n").into_bytes()
+    }
+
+    /// Reads `DIR/volume`. Refuses another program's directory and a newer format; touches nothing.
+    pub fn read(dir: &Path) -> Result<Self, FsError> {
+        let path = dir.join("volume");
+        let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+        let refused = |why: &str| FsError::Refused(format!("{}: {why}", path.display()));
+        if text.lines().next() != Some(TITLE) {
+            return Err(refused("not a hafs volume store"));
+        }
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        };
+        match field("format").and_then(|format| format.parse::<u32>().ok()) {
+            Some(FORMAT) => {}
+            Some(other) if other > FORMAT => {
+                return Err(refused(&format!(
+                    "format {other} is newer than this hafs knows (up to {FORMAT})"
+                )));
+            }
+            _ => return Err(refused("unknown format")),
+        }
+        let covered = text.find("crc32c=").ok_or_else(|| refused("no checksum"))?;
+        let crc = field("crc32c").and_then(|crc| u32::from_str_radix(crc, 16).ok());
+        if crc != Some(crc32c::crc32c(&text.as_bytes()[..covered])) {
+            return Err(refused("damaged: the checksum does not match"));
+        }
+        let id = |name: &'static str| {
+            field(name)
+                .and_then(|id| Uuid::parse_str(id).ok())
+                .ok_or_else(|| refused(&format!("no valid {name}")))
+        };
+        Ok(Self {
+            volume: VolumeId(id("volume")?),
+            store: StoreId(id("store")?),
+            node: NodeId(id("node")?),
+            lineage: Lineage(id("lineage")?),
+        })
+    }
+
+    /// `Err` with the difference if a store that should be `self` says that it is `found`.
+    fn expect(&self, found: &Self, dir: &Path) -> Result<(), FsError> {
+        let differ = |what: &str, is: &dyn std::fmt::Display, wanted: &dyn std::fmt::Display| {
+            FsError::Refused(format!(
+                "{}: belongs to {what} {is}, not {wanted}; was it copied or moved?",
+                dir.display()
+            ))
+        };
+        if found.volume != self.volume {
+            return Err(differ("volume", &found.volume, &self.volume));
+        }
+        if found.node != self.node {
+            return Err(differ("node", &found.node, &self.node));
+        }
+        if found.store != self.store {
+            return Err(differ("store", &found.store, &self.store));
+        }
+        if found.lineage != self.lineage {
+            return Err(differ("lineage", &found.lineage, &self.lineage));
+        }
+        Ok(())
+    }
+}
+
+/// What the volumes of a node share, so that a hundred of them stay within one budget. Clones share.
+#[derive(Clone)]
+pub struct SharedCache(Cache);
+
+impl SharedCache {
+    /// A cache of so many bytes for blocks, indexes and filters of all state.
+    pub fn new(bytes: usize) -> Self {
+        Self(Cache::new_lru_cache(bytes))
+    }
+}
+
+impl std::fmt::Debug for SharedCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SharedCache")
+            .field(&self.0.get_usage())
+            .finish()
+    }
+}
+
+/// The open store. The log's end is not here: it belongs to the volume's write lock.
+pub(crate) struct Store {
+    dir: PathBuf,
+    identity: VolumeIdentity,
+    db: DB,
+    pub(crate) segments: Segments,
+    write_options: WriteOptions,
+    /// Holds the lock while the store is open.
+    _lock: File,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Directory of the log's files.
+pub(crate) fn log_dir(dir: &Path) -> PathBuf {
+    dir.join("log")
+}
+
+fn segments_dir(dir: &Path) -> PathBuf {
+    dir.join("segments")
+}
+
+fn state_dir(dir: &Path) -> PathBuf {
+    dir.join("state")
+}
+
+impl Store {
+    /// Makes an empty store in `dir`, which must be empty or not there. `DIR/volume` comes last: without it, it is none.
+    pub(crate) fn create_dirs(dir: &Path) -> Result<(), FsError> {
+        fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+        if fs::read_dir(dir)
+            .map_err(io_error("read", dir))?
+            .next()
+            .is_some()
+        {
+            return Err(FsError::Refused(format!("{}: not empty", dir.display())));
+        }
+        fs::create_dir(segments_dir(dir)).map_err(io_error("create", &segments_dir(dir)))
+    }
+
+    /// Declares the directory a store, durably.
+    pub(crate) fn write_identity(dir: &Path, identity: &VolumeIdentity) -> Result<(), FsError> {
+        sync_dir(&segments_dir(dir))?;
+        sync_dir(dir)?;
+        write_file_durably(&dir.join("volume"), &identity.encode())
+    }
+
+    /// Opens a store: checks who it is, takes its lock.
+    pub(crate) fn open(
+        dir: &Path,
+        identity: &VolumeIdentity,
+        cache: &SharedCache,
+        state_buffer_bytes: u64,
+        segment_bytes: u64,
+    ) -> Result<Self, FsError> {
+        identity.expect(&VolumeIdentity::read(dir)?, dir)?;
+        let lock = lock(dir)?;
+        Self::open_parts(
+            dir,
+            identity,
+            cache,
+            state_buffer_bytes,
+            segment_bytes,
+            lock,
+        )
+    }
+
+    /// Opens a store that has no `DIR/volume` yet, in order to fill it.
+    pub(crate) fn open_new(
+        dir: &Path,
+        identity: &VolumeIdentity,
+        cache: &SharedCache,
+        state_buffer_bytes: u64,
+        segment_bytes: u64,
+    ) -> Result<Self, FsError> {
+        let lock = lock(dir)?;
+        Self::open_parts(
+            dir,
+            identity,
+            cache,
+            state_buffer_bytes,
+            segment_bytes,
+            lock,
+        )
+    }
+
+    fn open_parts(
+        dir: &Path,
+        identity: &VolumeIdentity,
+        cache: &SharedCache,
+        state_buffer_bytes: u64,
+        segment_bytes: u64,
+        lock: File,
+    ) -> Result<Self, FsError> {
+        let segments = segments_dir(dir);
+        let next_segment = Segments::list(&segments, identity.store)?
+            .last()
+            .map_or(1, |last| last.0 + 1);
+        let db = open_state(&state_dir(dir), cache, state_buffer_bytes)?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity: *identity,
+            db,
+            segments: Segments::new(&segments, identity.store, segment_bytes, next_segment),
+            write_options,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn identity(&self) -> &VolumeIdentity {
+        &self.identity
+    }
+
+    pub(crate) fn segments_dir(&self) -> PathBuf {
+        segments_dir(&self.dir)
+    }
+
+    pub(crate) fn cf(&self, table: Table) -> &ColumnFamily {
+        self.db
+            .cf_handle(table.name())
+            .expect("every table was opened with the database")
+    }
+
+    pub(crate) fn local_cf(&self, table: LocalTable) -> &ColumnFamily {
+        self.db
+            .cf_handle(table.name())
+            .expect("every table was opened with the database")
+    }
+
+    /// A replicated row as stored.
+    pub(crate) fn raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
+        Ok(self.db.get_cf(self.cf(table), key)?)
+    }
+
+    /// A replicated row's body.
+    pub(crate) fn body(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
+        match self.db.get_pinned_cf(self.cf(table), key)? {
+            Some(raw) => Ok(Some(row_body(&raw)?.to_vec())),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn local(&self, table: LocalTable, key: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
+        Ok(self.db.get_cf(self.local_cf(table), key)?)
+    }
+
+    /// Rows of a replicated table with `from <= key < to`, as stored, ascending.
+    pub(crate) fn scan(&self, table: Table, from: &[u8], to: &[u8]) -> Rows<'_> {
+        self.rows(self.cf(table), from, to, Direction::Forward)
+    }
+
+    /// The same, descending.
+    pub(crate) fn scan_back(&self, table: Table, from: &[u8], to: &[u8]) -> Rows<'_> {
+        self.rows(self.cf(table), from, to, Direction::Reverse)
+    }
+
+    /// Rows of a local table with `from <= key < to`, ascending.
+    pub(crate) fn scan_local(&self, table: LocalTable, from: &[u8], to: &[u8]) -> Rows<'_> {
+        self.rows(self.local_cf(table), from, to, Direction::Forward)
+    }
+
+    fn rows<'a>(
+        &'a self,
+        cf: &ColumnFamily,
+        from: &[u8],
+        to: &[u8],
+        direction: Direction,
+    ) -> Rows<'a> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        let mode = match direction {
+            Direction::Forward => IteratorMode::Start,
+            Direction::Reverse => IteratorMode::End,
+        };
+        Rows {
+            iterator: self.db.iterator_cf_opt(cf, options, mode),
+        }
+    }
+
+    /// A picture of the state that does not change.
+    pub(crate) fn snapshot(&self) -> rocksdb::Snapshot<'_> {
+        self.db.snapshot()
+    }
+
+    /// Applies a batch to the memtables: all of it or nothing.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), FsError> {
+        Ok(self.db.write_opt(batch, &self.write_options)?)
+    }
+
+    /// Starts writing the state as it is now to disk, all tables as of one moment; returns once later writes are no longer
+    /// part of it. The caller holds the write lock, and has synced log and segments under it.
+    pub(crate) fn start_flush(&self) -> Result<(), FsError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        let families: Vec<&ColumnFamily> = Table::ALL
+            .into_iter()
+            .map(|table| self.cf(table))
+            .chain(
+                LocalTable::ALL
+                    .into_iter()
+                    .map(|table| self.local_cf(table)),
+            )
+            .collect();
+        Ok(self.db.flush_cfs_opt(&families, &options)?)
+    }
+
+    /// True once everything that [`Self::start_flush`] caught is on the disk.
+    pub(crate) fn flush_is_done(&self) -> Result<bool, FsError> {
+        let names = Table::ALL
+            .into_iter()
+            .map(Table::name)
+            .chain(LocalTable::ALL.into_iter().map(LocalTable::name));
+        for name in names {
+            let cf = self
+                .db
+                .cf_handle(name)
+                .expect("every table was opened with the database");
+            let waiting = self
+                .db
+                .property_int_value_cf(cf, "rocksdb.num-immutable-mem-table")?;
+            if waiting.unwrap_or(0) > 0 {
+                let errors = self.db.property_int_value("rocksdb.background-errors")?;
+                if errors.unwrap_or(0) > 0 {
+                    return Err(FsError::Corrupt(
+                        "RocksDB cannot flush its state".to_owned(),
+                    ));
+                }
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Rows of a table, key and value.
+pub(crate) struct Rows<'a> {
+    iterator: rocksdb::DBIteratorWithThreadMode<'a, DB>,
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<(Box<[u8]>, Box<[u8]>), FsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.iterator.next().map(|row| row.map_err(FsError::from))
+    }
+}
+
+/// Takes the store's lock, or says who holds it.
+fn lock(dir: &Path) -> Result<File, FsError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(FsError::Refused(format!(
+            "{}: in use by another process",
+            dir.display()
+        ))),
+        Err(errno) => Err(io_error("lock", &path)(errno.into())),
+    }
+}
+
+/// Memtables are flushed by us long before they hold this many times the state buffer.
+const MEMTABLE_HEADROOM: u64 = 8;
+/// Memory that an idle table takes: 9 tables a volume, 100 volumes a node.
+const ARENA_BLOCK_BYTES: usize = 64 * 1024;
+/// Descriptors that one volume's state may hold.
+const OPEN_TABLES_MAX: i32 = 128;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+fn open_state(path: &Path, cache: &SharedCache, state_buffer_bytes: u64) -> Result<DB, FsError> {
+    // The crate has no setter for this one. Without it, closing would flush unsynced state.
+    let mut options =
+        Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_open_files(OPEN_TABLES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_max_file_opening_threads(1); // else 16 threads a table are started at each open
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(rocksdb::LogLevel::Warn);
+    options.set_paranoid_checks(true);
+    let families = Table::ALL
+        .into_iter()
+        .map(Table::name)
+        .chain(LocalTable::ALL.into_iter().map(LocalTable::name))
+        .map(|name| ColumnFamilyDescriptor::new(name, table_options(cache, state_buffer_bytes)))
+        .chain([ColumnFamilyDescriptor::new(
+            rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
+            Options::default(),
+        )]);
+    Ok(DB::open_cf_descriptors(&options, path, families)?)
+}
+
+fn table_options(cache: &SharedCache, state_buffer_bytes: u64) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&cache.0);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    blocks.set_format_version(5);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_arena_block_size(ARENA_BLOCK_BYTES);
+    let memtable = usize::try_from(state_buffer_bytes * MEMTABLE_HEADROOM).unwrap_or(usize::MAX);
+    options.set_write_buffer_size(memtable);
+    options.set_max_write_buffer_number(4);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> VolumeIdentity {
+        VolumeIdentity {
+            volume: VolumeId::from_bytes([1; 16]),
+            store: StoreId::from_bytes([2; 16]),
+            node: NodeId::from_bytes([3; 16]),
+            lineage: Lineage::from_bytes([4; 16]),
+        }
+    }
+
+    #[test]
+    fn the_identity_is_read_back_and_any_change_of_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write_file_durably(&dir.path().join("volume"), &identity().encode()).unwrap();
+        assert_eq!(VolumeIdentity::read(dir.path()).unwrap(), identity());
+        let text = String::from_utf8(identity().encode()).unwrap();
+        for (from, to, why) in [
+            ("format=1", "format=2", "newer"),
+            ("volume=01", "volume=02", "checksum"),
+            (TITLE, "somebody's notes", "not a hafs volume store"),
+        ] {
+            fs::write(dir.path().join("volume"), text.replace(from, to)).unwrap();
+            let refused = VolumeIdentity::read(dir.path()).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_opened_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = lock(dir.path()).unwrap();
+        assert!(lock(dir.path()).unwrap_err().to_string().contains("in use"));
+    }
+}

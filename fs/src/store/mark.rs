@@ -1,0 +1,88 @@
+//! The durable mark: the newest lsn of which it is known that everything up to it was synced once.
+//!
+//! Written after each sync, itself not synced: after a power cut it may be older, never newer, than the truth. So a log
+//! that ends before its mark has lost what was promised, and recovery says so instead of cutting silently.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use hafs_protocol::Lsn;
+
+use crate::error::FsError;
+use crate::store::syncfile::{SyncFile, io_error};
+
+const MAGIC: &[u8; 4] = b"hDM1";
+/// Magic, lsn, CRC32C of both.
+const SLOT_BYTES: usize = 16;
+/// Two slots, written in turn and apart from each other, so that a torn write leaves one whole.
+const SLOT_OFFSETS: [u64; 2] = [0, 4096];
+
+/// The open mark file. One thread writes it.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    file: SyncFile,
+    next_slot: usize,
+}
+
+impl Mark {
+    /// Opens the mark, or makes one; returns what it says.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Lsn), FsError> {
+        let path = dir.join("mark");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        let file = SyncFile::new(file, path);
+        let slots = SLOT_OFFSETS.map(|offset| read_slot(&file, offset).unwrap_or_default());
+        let next_slot = usize::from(slots[0] >= slots[1]);
+        Ok((Self { file, next_slot }, slots[0].max(slots[1])))
+    }
+
+    /// Moves the mark. `lsn` never falls.
+    pub(crate) fn set(&mut self, lsn: Lsn) -> Result<(), FsError> {
+        let mut slot = [0; SLOT_BYTES];
+        slot[..4].copy_from_slice(MAGIC);
+        slot[4..12].copy_from_slice(&lsn.0.to_le_bytes());
+        let crc = crc32c::crc32c(&slot[..12]);
+        slot[12..].copy_from_slice(&crc.to_le_bytes());
+        self.file.write_at(&slot, SLOT_OFFSETS[self.next_slot])?;
+        self.next_slot ^= 1;
+        Ok(())
+    }
+}
+
+/// A slot that was never written, or is torn, says nothing.
+fn read_slot(file: &SyncFile, offset: u64) -> Option<Lsn> {
+    let mut slot = [0; SLOT_BYTES];
+    file.read_at(&mut slot, offset).ok()?;
+    let crc = crc32c::crc32c(&slot[..12]).to_le_bytes();
+    (slot[..4] == *MAGIC && slot[12..] == crc)
+        .then(|| Lsn(u64::from_le_bytes(slot[4..12].try_into().expect("8 bytes"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_whole_slot_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut mark, at) = Mark::open(dir.path()).unwrap();
+        assert_eq!(at, Lsn(0));
+        for lsn in 1..=5 {
+            mark.set(Lsn(lsn)).unwrap();
+        }
+        let (mark, at) = Mark::open(dir.path()).unwrap();
+        assert_eq!(at, Lsn(5));
+        let newest = SLOT_OFFSETS[mark.next_slot ^ 1];
+        mark.file.write_at(&[0xff], newest + 5).unwrap();
+        assert_eq!(
+            Mark::open(dir.path()).unwrap().1,
+            Lsn(4),
+            "a torn slot gives way to the older"
+        );
+    }
+}

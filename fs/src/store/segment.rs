@@ -1,0 +1,477 @@
+//! Chunk segments: bulk bytes, each written to the disk once, appended to preallocated files.
+//!
+//! [`crate::volume`] appends chunks before it takes its write lock, so several writers fill a segment side by side; reads
+//! verify every page that they touch. What is alive in a segment is the state's business (`segment-index` and `segment`
+//! rows), and [`crate::volume`]'s collector's.
+//!
+//! A segment is a header page and then chunks, each at a multiple of 4096. Segments are never appended to again once
+//! they are sealed: by a successor, or by a restart. What lies behind a sealed segment's last chunk is given back.
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hafs_protocol::StoreId;
+use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
+
+use crate::error::FsError;
+use crate::store::key::{CRC_PAGE_BYTES, SegmentId, SegmentPlace, stored_bytes};
+use crate::store::syncfile::{SyncFile, Syncer, io_error};
+use crate::types::Ino;
+
+const MAGIC: &[u8; 8] = b"HAFSSEG\0";
+const VERSION: u8 = 1;
+/// Space that a segment's header takes.
+pub(crate) const SEGMENT_HEADER_BYTES: u64 = 4096;
+/// Magic, version, store, number; then their CRC32C.
+const HEADER_USED: usize = 8 + 1 + 16 + 8;
+/// Descriptors of segments that are kept open for reading.
+const OPEN_SEGMENTS_MAX: usize = 256;
+/// The smallest segment: some of the largest chunks.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// A segment that is open.
+pub(crate) type Segment = Arc<SyncFile>;
+
+/// The segments of one store.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    dir: PathBuf,
+    store: StoreId,
+    segment_bytes: u64,
+    active: Mutex<Active>,
+    open: Mutex<HashMap<SegmentId, Segment>>,
+    syncer: Syncer,
+}
+
+#[derive(Debug)]
+struct Active {
+    segment: Option<(SegmentId, Segment)>,
+    /// Where the next chunk goes.
+    end: u64,
+    next_id: u64,
+}
+
+impl Segments {
+    /// `next_id` is above every number ever used.
+    pub(crate) fn new(dir: &Path, store: StoreId, segment_bytes: u64, next_id: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            store,
+            segment_bytes,
+            active: Mutex::new(Active {
+                segment: None,
+                end: 0,
+                next_id,
+            }),
+            open: Mutex::new(HashMap::new()),
+            syncer: Syncer::new(dir.to_owned()),
+        }
+    }
+
+    pub(crate) fn syncer(&self) -> &Syncer {
+        &self.syncer
+    }
+
+    /// The segment that is appended to now; all others are sealed.
+    pub(crate) fn active_id(&self) -> Option<SegmentId> {
+        self.active.lock().segment.as_ref().map(|(id, _)| *id)
+    }
+
+    fn path(&self, id: SegmentId) -> PathBuf {
+        self.dir.join(format!("{:016x}.seg", id.0))
+    }
+
+    /// Numbers of the segments that are there. A file of another name or with another store's header is an error.
+    pub(crate) fn list(dir: &Path, store: StoreId) -> Result<Vec<SegmentId>, FsError> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+            let path = entry.map_err(io_error("read", dir))?.path();
+            let id = path
+                .file_stem()
+                .and_then(|stem| u64::from_str_radix(stem.to_str()?, 16).ok())
+                .filter(|_| path.extension().is_some_and(|extension| extension == "seg"))
+                .map(SegmentId);
+            let Some(id) = id else {
+                return Err(FsError::Corrupt(format!(
+                    "{}: not a segment",
+                    path.display()
+                )));
+            };
+            let file = OpenOptions::new()
+                .read(true)
+                .open(&path)
+                .map_err(io_error("open", &path))?;
+            let file = SyncFile::new(file, path.clone());
+            let mut header = [0; HEADER_USED + 4];
+            // A segment whose header never reached the disk holds nothing that was synced.
+            let whole = match file.read_at(&mut header, 0) {
+                Ok(()) => header[..] == encode_header(store, id)[..],
+                Err(FsError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::UnexpectedEof =>
+                {
+                    false
+                }
+                Err(error) => return Err(error),
+            };
+            if whole || header[..HEADER_USED].iter().all(|byte| *byte == 0) {
+                ids.push(id);
+            } else {
+                return Err(FsError::Corrupt(format!(
+                    "{}: wrong header",
+                    path.display()
+                )));
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Appends a chunk: it is in the page cache when this returns, and in the syncer's books.
+    pub(crate) fn append(
+        &self,
+        ino: Ino,
+        file_offset: u64,
+        bytes: &[u8],
+    ) -> Result<SegmentPlace, FsError> {
+        let crcs = page_crcs(bytes);
+        let (segment, file, offset) = self.reserve(stored_bytes(bytes.len()))?;
+        write_chunk(&file, bytes, offset)?;
+        self.syncer.wrote(&file, bytes.len() as u64);
+        Ok(SegmentPlace {
+            segment,
+            offset: u32::try_from(offset).expect("a segment is at most 2 GiB"),
+            len: u32::try_from(bytes.len()).expect("a chunk is at most 1 MiB"),
+            ino,
+            file_offset,
+            crcs,
+        })
+    }
+
+    fn reserve(&self, len: u64) -> Result<(SegmentId, Segment, u64), FsError> {
+        let mut active = self.active.lock();
+        if active.segment.is_none() || active.end + len > self.segment_bytes {
+            let id = SegmentId(active.next_id);
+            let file = self.create(id)?;
+            let end = active.end;
+            let sealed = active.segment.replace((id, Arc::clone(&file)));
+            active.next_id += 1;
+            active.end = SEGMENT_HEADER_BYTES;
+            self.remember(id, file);
+            if let Some((_, sealed)) = sealed {
+                give_back_tail(&sealed, end)?;
+            }
+        }
+        let (id, file) = active.segment.as_ref().expect("made above");
+        let (id, file) = (*id, Arc::clone(file));
+        let offset = active.end;
+        active.end += len;
+        Ok((id, file, offset))
+    }
+
+    fn create(&self, id: SegmentId) -> Result<Segment, FsError> {
+        let path = self.path(id);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(io_error("create", &path))?;
+        let made = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes)
+            .map_err(|errno| match errno {
+                rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => FsError::NoSpace,
+                errno => io_error("preallocate", &path)(errno.into()),
+            })
+            .and_then(|()| {
+                let file = Arc::new(SyncFile::new(file, path.clone()));
+                let header = encode_header(self.store, id);
+                file.write_at(&header, 0)?;
+                self.syncer.wrote(&file, header.len() as u64);
+                Ok(file)
+            });
+        if made.is_err() {
+            let _ = fs::remove_file(&path); // the error that matters is the first
+        }
+        self.syncer.created();
+        made
+    }
+
+    fn remember(&self, id: SegmentId, file: Segment) {
+        let mut open = self.open.lock();
+        if open.len() >= OPEN_SEGMENTS_MAX {
+            // Any will do: reopening costs microseconds, and the page cache stays.
+            if let Some(id) = open.keys().next().copied() {
+                open.remove(&id);
+            }
+        }
+        open.insert(id, file);
+    }
+
+    /// A segment for reading.
+    pub(crate) fn open(&self, id: SegmentId) -> Result<Segment, FsError> {
+        if let Some(file) = self.open.lock().get(&id) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.path(id);
+        let file = OpenOptions::new()
+            .read(true)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        let file = Arc::new(SyncFile::new(file, path));
+        self.remember(id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Reads `buffer.len()` bytes of a chunk from `skip` on and verifies each page that they touch.
+    pub(crate) fn read(
+        file: &SyncFile,
+        place: &SegmentPlace,
+        skip: usize,
+        buffer: &mut [u8],
+    ) -> Result<(), FsError> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let whole = place.len as usize;
+        let end = skip + buffer.len();
+        assert!(end <= whole, "within the chunk");
+        let from = skip / CRC_PAGE_BYTES * CRC_PAGE_BYTES;
+        let to = (end.div_ceil(CRC_PAGE_BYTES) * CRC_PAGE_BYTES).min(whole);
+        if (from, to) == (skip, end) {
+            return read_pages(file, place, from, buffer);
+        }
+        let mut pages = vec![0; to - from];
+        read_pages(file, place, from, &mut pages)?;
+        buffer.copy_from_slice(&pages[skip - from..end - from]);
+        Ok(())
+    }
+
+    /// A whole chunk, verified.
+    pub(crate) fn read_chunk(&self, place: &SegmentPlace) -> Result<Vec<u8>, FsError> {
+        let file = self.open(place.segment)?;
+        let mut bytes = vec![0; place.len as usize];
+        Self::read(&file, place, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A chunk that a log record names, read without knowing its checksums: for recovery, which verifies its BLAKE3.
+    /// `None`: not there, or not that.
+    pub(crate) fn recover_chunk(
+        &self,
+        (segment, offset): (SegmentId, u32),
+        (ino, file_offset): (Ino, u64),
+        len: u32,
+        hash: &[u8; 32],
+    ) -> Result<Option<SegmentPlace>, FsError> {
+        let mut bytes = vec![0; len as usize];
+        let read = self
+            .open(segment)
+            .and_then(|file| file.read_at(&mut bytes, u64::from(offset)));
+        match read {
+            Ok(()) if blake3::hash(&bytes).as_bytes() == hash => {
+                let crcs = page_crcs(&bytes);
+                Ok(Some(SegmentPlace {
+                    segment,
+                    offset,
+                    len,
+                    ino,
+                    file_offset,
+                    crcs,
+                }))
+            }
+            Ok(()) => Ok(None),
+            Err(FsError::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes over a segment that a predecessor left: what lies behind `end` was never named, and if it is `unsynced`, its
+    /// bytes may be in the page cache only.
+    pub(crate) fn adopt(&self, id: SegmentId, end: u64, unsynced: bool) -> Result<(), FsError> {
+        let path = self.path(id);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        let file = Arc::new(SyncFile::new(file, path));
+        give_back_tail(&file, end)?;
+        if unsynced {
+            self.syncer.wrote(&file, end);
+            self.syncer.created();
+        }
+        Ok(())
+    }
+
+    /// Deletes a segment that nothing names any more, durably or not: the caller has flushed the state that says so.
+    pub(crate) fn remove(&self, id: SegmentId) -> Result<(), FsError> {
+        self.open.lock().remove(&id);
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn encode_header(store: StoreId, id: SegmentId) -> [u8; HEADER_USED + 4] {
+    let mut out = [0; HEADER_USED + 4];
+    out[..8].copy_from_slice(MAGIC);
+    out[8] = VERSION;
+    out[9..25].copy_from_slice(store.as_bytes());
+    out[25..33].copy_from_slice(&id.0.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..HEADER_USED]);
+    out[HEADER_USED..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn page_crcs(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks(CRC_PAGE_BYTES).map(crc32c::crc32c).collect()
+}
+
+fn write_chunk(file: &SyncFile, bytes: &[u8], offset: u64) -> Result<(), FsError> {
+    fail::fail_point!("segment-append", |_| Ok(()));
+    file.write_at(bytes, offset).map_err(|error| match error {
+        FsError::Io { ref source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            FsError::NoSpace
+        }
+        error => error,
+    })
+}
+
+fn give_back_tail(file: &SyncFile, end: u64) -> Result<(), FsError> {
+    let len = file
+        .file()
+        .metadata()
+        .map_err(io_error("stat", file.path()))?
+        .len();
+    if end < len {
+        file.file()
+            .set_len(end)
+            .map_err(io_error("truncate", file.path()))?;
+    }
+    Ok(())
+}
+
+/// Reads whole pages of a chunk, from `from` (a multiple of a page) on, and verifies them.
+fn read_pages(
+    file: &SyncFile,
+    place: &SegmentPlace,
+    from: usize,
+    buffer: &mut [u8],
+) -> Result<(), FsError> {
+    let damaged = |page: usize, detail| {
+        let at = from + page * CRC_PAGE_BYTES;
+        FsError::Damaged {
+            ino: place.ino,
+            offset: place.file_offset + at as u64,
+            len: (place.len as usize - at).min(CRC_PAGE_BYTES) as u64,
+            detail,
+        }
+    };
+    match file.read_at(buffer, u64::from(place.offset) + from as u64) {
+        Err(FsError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(damaged(0, "the segment is cut short"));
+        }
+        read => read?,
+    }
+    let crcs = &place.crcs[from / CRC_PAGE_BYTES..];
+    for (page, (bytes, crc)) in buffer.chunks(CRC_PAGE_BYTES).zip(crcs).enumerate() {
+        if crc32c::crc32c(bytes) != *crc {
+            return Err(damaged(page, "the checksum of the page does not match"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(dir: &Path) -> Segments {
+        Segments::new(dir, StoreId::from_bytes([1; 16]), SEGMENT_BYTES_MIN, 1)
+    }
+
+    #[test]
+    fn chunks_read_back_in_any_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path());
+        let bytes: Vec<u8> = (0..10_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let place = segments.append(Ino(2), 0, &bytes).unwrap();
+        let file = segments.open(place.segment).unwrap();
+        for (skip, len) in [
+            (0, 10_000),
+            (0, 4096),
+            (1, 1),
+            (4095, 2),
+            (8192, 1808),
+            (9999, 1),
+        ] {
+            let mut buffer = vec![0; len];
+            Segments::read(&file, &place, skip, &mut buffer).unwrap();
+            assert_eq!(buffer, bytes[skip..skip + len]);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_named_and_the_other_pages_still_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path());
+        let place = segments.append(Ino(2), 1 << 20, &[7; 3 * 4096]).unwrap();
+        let file = segments.open(place.segment).unwrap();
+        file.write_at(&[8], u64::from(place.offset) + 5000).unwrap();
+        let mut page = [0; 4096];
+        Segments::read(&file, &place, 0, &mut page).unwrap();
+        Segments::read(&file, &place, 8192, &mut page).unwrap();
+        match Segments::read(&file, &place, 4100, &mut page[..1]) {
+            Err(FsError::Damaged {
+                ino: Ino(2),
+                offset,
+                len: 4096,
+                ..
+            }) => {
+                assert_eq!(offset, (1 << 20) + 4096);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_full_segment_is_sealed_and_shrinks_to_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path());
+        let first = segments.append(Ino(2), 0, &[1; 700_000]).unwrap();
+        let second = segments.append(Ino(2), 700_000, &[2; 700_000]).unwrap();
+        assert_ne!(first.segment, second.segment);
+        let sealed = fs::metadata(segments.path(first.segment)).unwrap().len();
+        assert_eq!(sealed, SEGMENT_HEADER_BYTES + first.stored_bytes());
+        assert_eq!(segments.read_chunk(&first).unwrap(), vec![1; 700_000]);
+    }
+
+    #[test]
+    fn a_foreign_file_among_the_segments_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path());
+        segments.append(Ino(2), 0, &[1; 10]).unwrap();
+        let store = StoreId::from_bytes([1; 16]);
+        assert_eq!(
+            Segments::list(dir.path(), store).unwrap(),
+            vec![SegmentId(1)]
+        );
+        assert!(Segments::list(dir.path(), StoreId::from_bytes([2; 16])).is_err());
+        fs::write(dir.path().join("notes.txt"), "x").unwrap();
+        assert!(Segments::list(dir.path(), store).is_err());
+    }
+}

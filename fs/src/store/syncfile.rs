@@ -1,0 +1,182 @@
+//! Files that are appended to and synced: how much of each is written, and how much of that is on the disk.
+//!
+//! The log and the segments each have one [`Syncer`]. Writers say [`Syncer::wrote`] once their bytes are in the page
+//! cache; whoever needs them durable calls [`Syncer::sync`], which may run side by side with writers and with itself.
+//!
+//! Invariant: when `sync` returns `Ok`, everything whose `wrote` returned before `sync` began is on the disk, and so are
+//! the directory entries of all files that `created` named before.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::FsError;
+
+/// Names an operation and a path in an error.
+pub(crate) fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
+    let path = path.display().to_string();
+    move |source| FsError::Io { op, path, source }
+}
+
+/// One file.
+#[derive(Debug)]
+pub(crate) struct SyncFile {
+    file: File,
+    path: PathBuf,
+    /// Bytes ever written, by count, not by offset: writers run side by side.
+    written: AtomicU64,
+    /// How many of those are on the disk.
+    synced: AtomicU64,
+}
+
+impl SyncFile {
+    pub(crate) fn new(file: File, path: PathBuf) -> Self {
+        Self {
+            file,
+            path,
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes at `offset` into the page cache. The caller tells the syncer.
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), FsError> {
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(io_error("write to", &self.path))
+    }
+
+    /// Fills `buffer` from `offset`; a file that ends before is an error of kind `UnexpectedEof`.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), FsError> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(io_error("read", &self.path))
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.synced.load(Ordering::Acquire) < self.written.load(Ordering::Acquire)
+    }
+
+    fn sync(&self) -> Result<(), FsError> {
+        let written = self.written.load(Ordering::Acquire);
+        if self.synced.load(Ordering::Acquire) < written {
+            sync_data(&self.file, &self.path)?;
+            self.synced.fetch_max(written, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+}
+
+/// `fdatasync`: content and length, not times.
+fn sync_data(file: &File, path: &Path) -> Result<(), FsError> {
+    fail::fail_point!("store-sync", |_| Ok(()));
+    rustix::fs::fdatasync(file)
+        .map_err(io::Error::from)
+        .map_err(io_error("sync", path))
+}
+
+/// Syncs a directory, so that names made in it outlive a power cut.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), FsError> {
+    let dir = File::open(path).map_err(io_error("open", path))?;
+    dir.sync_all().map_err(io_error("sync", path))
+}
+
+/// Creates the file with these bytes, or replaces it, so that after a power cut the old or the new is there, whole.
+pub(crate) fn write_file_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes).map_err(io_error("write", &new))?;
+    let file = File::open(&new).map_err(io_error("open", &new))?;
+    file.sync_all().map_err(io_error("sync", &new))?;
+    std::fs::rename(&new, path).map_err(io_error("rename", &new))?;
+    sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
+}
+
+/// What a directory of append-only files owes the disk.
+#[derive(Debug)]
+pub(crate) struct Syncer {
+    dir: PathBuf,
+    /// A name was made in `dir` since it was last synced.
+    dir_dirty: AtomicBool,
+    /// Files that may be dirty. Short: the active one, and those that filled up since the last sync.
+    files: Mutex<Vec<Arc<SyncFile>>>,
+    /// Bytes written since they were last synced, over all files.
+    unsynced_bytes: AtomicU64,
+}
+
+impl Syncer {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            dir_dirty: AtomicBool::new(false),
+            files: Mutex::new(Vec::new()),
+            unsynced_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// `file` was made in the directory, or renamed there.
+    pub(crate) fn created(&self) {
+        self.dir_dirty.store(true, Ordering::Release);
+    }
+
+    /// `len` bytes were written to `file`.
+    pub(crate) fn wrote(&self, file: &Arc<SyncFile>, len: u64) {
+        let mut files = self.files.lock();
+        file.written.fetch_add(len, Ordering::AcqRel);
+        self.unsynced_bytes.fetch_add(len, Ordering::AcqRel);
+        if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
+            files.push(Arc::clone(file));
+        }
+    }
+
+    /// True if a sync would have something to do.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dir_dirty.load(Ordering::Acquire)
+            || self.files.lock().iter().any(|file| file.is_dirty())
+    }
+
+    /// Bytes that a power cut might cost now.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes.load(Ordering::Acquire)
+    }
+
+    /// Makes all of it durable. After an error nothing may be taken for durable any more: what failed once is not
+    /// reported again by the kernel.
+    pub(crate) fn sync(&self) -> Result<(), FsError> {
+        let (files, bytes) = {
+            let files = self.files.lock();
+            (files.clone(), self.unsynced_bytes.load(Ordering::Acquire))
+        };
+        for file in &files {
+            file.sync()?;
+        }
+        if self.dir_dirty.swap(false, Ordering::AcqRel) {
+            sync_dir(&self.dir)?;
+        }
+        let mut known = self.files.lock();
+        known.retain(|file| file.is_dirty());
+        // Two syncs side by side would both subtract what the first found: saturate, it is a gauge for back-pressure.
+        let _ = self
+            .unsynced_bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                Some(if known.is_empty() {
+                    0
+                } else {
+                    now.saturating_sub(bytes)
+                })
+            });
+        Ok(())
+    }
+}

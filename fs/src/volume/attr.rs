@@ -1,0 +1,150 @@
+//! Attributes: getattr and setattr, and what clears setuid, setgid and file capabilities.
+
+use super::Volume;
+use super::data::Cut;
+use super::txn::Txn;
+use crate::clock;
+use crate::error::FsError;
+use crate::store::key::{Inode, Table, xattr_key};
+use crate::types::{Attr, Caller, FileKind, Ino, SetAttr, SetTime, Time};
+
+/// Longest file: what an `off_t` can say.
+pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+const S_ISUID: u16 = 0o4000;
+const S_ISGID: u16 = 0o2000;
+const S_IXGRP: u16 = 0o0010;
+const CAPABILITY: &[u8] = b"security.capability";
+
+impl Volume {
+    /// Attributes of an inode.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        Ok(self.inner.read_inode(ino)?.attr(ino))
+    }
+
+    /// Changes attributes; the answer is what they are then. Cutting a long file takes several records.
+    pub fn setattr(&self, caller: Caller, ino: Ino, set: &SetAttr) -> Result<Attr, FsError> {
+        if set.size.is_some_and(|size| size > FILE_BYTES_MAX) {
+            return Err(FsError::TooBig);
+        }
+        loop {
+            // A long file is cut a record at a time, from its end; the last record does everything else.
+            if let Some(attr) = self
+                .inner
+                .transact(|txn, _| set_some(self, txn, caller, ino, set))?
+            {
+                return Ok(attr);
+            }
+        }
+    }
+}
+
+fn set_some(
+    volume: &Volume,
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    ino: Ino,
+    set: &SetAttr,
+) -> Result<Option<Attr>, FsError> {
+    let now = clock::now();
+    let mut inode = txn.inode(ino)?;
+    if let Some(size) = set.size {
+        if !resize(volume, txn, ino, &mut inode, size)? {
+            return Ok(None);
+        }
+        inode.mtime = now;
+        if caller.uid != 0 {
+            clear_privileges(txn, ino, &mut inode)?;
+        }
+    }
+    if set.uid.is_some() || set.gid.is_some() {
+        inode.uid = set.uid.unwrap_or(inode.uid);
+        inode.gid = set.gid.unwrap_or(inode.gid);
+        if inode.kind != FileKind::Directory {
+            clear_privileges(txn, ino, &mut inode)?;
+        }
+    }
+    if let Some(perm) = set.perm {
+        inode.perm = perm & 0o7777;
+    }
+    set_time(&mut inode.atime, set.atime, now);
+    set_time(&mut inode.mtime, set.mtime, now);
+    let changes_something = SetAttr {
+        ctime: None,
+        ..*set
+    } != SetAttr::default();
+    inode.ctime = match set.ctime {
+        Some(ctime) => ctime,
+        None if changes_something => now,
+        None => inode.ctime,
+    };
+    txn.put_inode(ino, &inode)?;
+    Ok(Some(inode.attr(ino)))
+}
+
+fn set_time(field: &mut Time, set: Option<SetTime>, now: Time) {
+    match set {
+        Some(SetTime::Now) => *field = now,
+        Some(SetTime::At(time)) => *field = time,
+        None => {}
+    }
+}
+
+/// Sets a file's length. False: the file was cut only in part, and `txn` holds that part.
+fn resize(
+    volume: &Volume,
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    inode: &mut Inode,
+    size: u64,
+) -> Result<bool, FsError> {
+    check_file(inode)?;
+    if size > inode.size {
+        inode.size = size;
+        return Ok(true);
+    }
+    // Also for the same length: space that was reserved past the end is given back.
+    match volume.inner.cut(txn, ino, size, FILE_BYTES_MAX)? {
+        Cut::All { freed } => {
+            inode.extent_bytes -= freed;
+            inode.size = size;
+            Ok(true)
+        }
+        Cut::Some { freed, from } => {
+            inode.extent_bytes -= freed;
+            inode.size = inode.size.min(from);
+            txn.put_inode(ino, inode)?;
+            Ok(false)
+        }
+    }
+}
+
+pub(super) fn check_file(inode: &Inode) -> Result<(), FsError> {
+    match inode.kind {
+        FileKind::File => Ok(()),
+        FileKind::Directory => Err(FsError::IsDirectory),
+        FileKind::Symlink
+        | FileKind::Fifo
+        | FileKind::Socket
+        | FileKind::CharDevice
+        | FileKind::BlockDevice => Err(FsError::Invalid),
+    }
+}
+
+/// Takes away what would let others act as the owner: after a write, truncation or change of owner.
+pub(super) fn clear_privileges(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    inode: &mut Inode,
+) -> Result<(), FsError> {
+    inode.perm &= !S_ISUID;
+    // Without group execution the bit means mandatory locking, as Linux has it.
+    if inode.perm & S_IXGRP != 0 {
+        inode.perm &= !S_ISGID;
+    }
+    let key = xattr_key(ino, CAPABILITY);
+    if txn.body(Table::Xattr, &key)?.is_some() {
+        txn.del(Table::Xattr, &key)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! What a volume does on its own: the committer syncs for those who wait; the housekeeper flushes state, pushes bulk
+//! bytes out, keeps a log file ready and has the collector run.
+//!
+//! Both sleep until they are asked: an idle volume costs nothing.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hafs_protocol::Lsn;
+use rocksdb::WriteBatch;
+
+use super::{Core, Inner};
+use crate::error::FsError;
+use crate::store::key::{LocalTable, segment_key};
+
+/// Unsynced chunk bytes at which the housekeeper starts to push them out, so that no fsync finds much to do.
+const PUSH_BYTES: u64 = 4 << 20;
+/// Unsynced chunk bytes at which writers wait for the disk.
+pub(super) const UNSYNCED_CHUNK_BYTES_MAX: u64 = 16 << 20;
+/// State is also flushed when unflushed records name so many bytes of chunks, as replay must read them all.
+const UNFLUSHED_CHUNK_BYTES: u64 = 256 << 20;
+/// How often a flush that runs is looked at.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
+/// Dead bytes that are worth a round of the collector, and as a share (one in so many) of all.
+const DEAD_BYTES_MIN: u64 = 64 << 20;
+const DEAD_SHARE: u64 = 4;
+
+impl Inner {
+    pub(super) fn start_threads(inner: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, FsError> {
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|source| FsError::Io {
+                    op: "start a thread for",
+                    path: inner.path().display().to_string(),
+                    source,
+                })
+        };
+        let committer = Arc::clone(inner);
+        let housekeeper = Arc::clone(inner);
+        Ok(vec![
+            spawn(
+                "hafs-commit",
+                Box::new(move || {
+                    committer
+                        .marks
+                        .run_committer(|head| committer.sync_to(head))
+                }),
+            )?,
+            spawn("hafs-keep", Box::new(move || housekeeper.keep_house()))?,
+        ])
+    }
+
+    /// Makes everything up to `head` durable: segments and log side by side.
+    pub(super) fn sync_to(&self, head: Lsn) -> Result<(), FsError> {
+        self.check_failed()?;
+        let synced = self.sync_files();
+        if let Err(error) = &synced {
+            self.fail(error);
+        } else {
+            self.marks.raise_durable(head);
+            // Only a hint for the next open: a volume lives without it.
+            if let Err(error) = self.durable_mark.lock().set(self.marks.durable()) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "durable mark not written"
+                );
+            }
+        }
+        synced
+    }
+
+    fn check_failed(&self) -> Result<(), FsError> {
+        if self.failed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(FsError::Failed);
+        }
+        Ok(())
+    }
+
+    fn sync_files(&self) -> Result<(), FsError> {
+        let segments = self.store.segments.syncer();
+        if !segments.is_dirty() {
+            return self.log_syncer.sync();
+        }
+        thread::scope(|scope| {
+            let chunks = scope.spawn(|| segments.sync());
+            let log = self.log_syncer.sync();
+            let chunks = chunks.join().expect("syncing does not panic");
+            log.and(chunks)
+        })
+    }
+
+    /// Called after each record: asks the housekeeper for what is due.
+    pub(super) fn ask_for_chores(&self, core: &Core) {
+        let flush = core.unflushed_bytes > self.settings.state_buffer_bytes
+            || core.unflushed_chunk_bytes > UNFLUSHED_CHUNK_BYTES;
+        let spare = core.log.spares().len() == 0;
+        let push = self.store.segments.syncer().unsynced_bytes() > PUSH_BYTES;
+        if !(flush || spare || push) {
+            return;
+        }
+        let mut chores = self.chores.lock();
+        let news = (flush && !chores.flush) || (spare && !chores.spare) || (push && !chores.push);
+        chores.flush |= flush;
+        chores.spare |= spare;
+        chores.push |= push;
+        drop(chores);
+        if news {
+            self.chores_changed.notify_one();
+        }
+    }
+
+    pub(super) fn stop_chores(&self) {
+        self.chores.lock().stop = true;
+        self.chores_changed.notify_all();
+    }
+
+    fn keep_house(&self) {
+        loop {
+            let (flush, spare, push, collect) = {
+                let mut chores = self.chores.lock();
+                while !(chores.flush
+                    || chores.spare
+                    || chores.push
+                    || chores.collect
+                    || chores.stop)
+                {
+                    self.chores_changed.wait(&mut chores);
+                }
+                if chores.stop {
+                    return;
+                }
+                let due = (chores.flush, chores.spare, chores.push, chores.collect);
+                (chores.flush, chores.spare, chores.push, chores.collect) =
+                    (false, false, false, false);
+                due
+            };
+            if push && let Err(error) = self.store.segments.syncer().sync() {
+                self.fail(&error);
+            }
+            if spare {
+                let spares = Arc::clone(self.core.read().log.spares());
+                if let Err(error) = spares.prepare() {
+                    // Rolling the log makes one itself, or says that there is no space.
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no spare log file"
+                    );
+                }
+            }
+            if flush {
+                match self.flush() {
+                    Ok(()) => self.ask_to_collect(),
+                    Err(error) => self.fail(&error),
+                }
+            }
+            if collect && let Err(error) = self.collect() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "collector stopped early"
+                );
+            }
+        }
+    }
+
+    fn ask_to_collect(&self) {
+        let (total, live) = {
+            let core = self.core.read();
+            let segments = core.totals.segments.values();
+            segments.fold((0, 0), |(total, live), segment| {
+                (total + segment.end, live + segment.live_bytes)
+            })
+        };
+        let dead = total - live;
+        if dead > DEAD_BYTES_MIN.max(total / DEAD_SHARE) {
+            self.chores.lock().collect = true;
+            self.chores_changed.notify_one();
+        }
+    }
+
+    /// Brings RocksDB's state on the disk up to the present and gives back log files that are not needed for replay any
+    /// more.
+    ///
+    /// Invariant: what is flushed is durable in log and segments first.
+    pub(super) fn flush(&self) -> Result<(), FsError> {
+        let _one_at_a_time = self.flushing.lock();
+        // Most of the syncing is done while others go on; the rest, under the lock, is little.
+        self.sync_to(self.marks.head())?;
+        let flushed = {
+            let mut core = self.core.write();
+            self.sync_to(core.log.head().lsn)?;
+            self.write_segment_rows(&mut core)?;
+            self.store.start_flush()?;
+            core.unflushed_bytes = 0;
+            core.unflushed_chunk_bytes = 0;
+            core.log.head().lsn
+        };
+        self.wait_for_flush()?;
+        let mut core = self.core.write();
+        core.flushed = core.flushed.max(flushed);
+        let needed = core.flushed;
+        core.log.trim(needed, self.settings.log_keep_bytes)
+    }
+
+    fn wait_for_flush(&self) -> Result<(), FsError> {
+        // RocksDB's crate has no call that waits for a flush without starting another, which would be ahead of the log.
+        while !self.store.flush_is_done()? {
+            thread::park_timeout(FLUSH_POLL);
+        }
+        Ok(())
+    }
+
+    fn write_segment_rows(&self, core: &mut Core) -> Result<(), FsError> {
+        let mut batch = WriteBatch::default();
+        let cf = self.store.local_cf(LocalTable::Segment);
+        for id in &core.totals.segments_changed {
+            match core.totals.segments.get(id) {
+                Some(segment) => batch.put_cf(cf, segment_key(*id), segment.encode()),
+                None => batch.delete_cf(cf, segment_key(*id)),
+            }
+        }
+        self.store.write(batch)?;
+        core.totals.segments_changed.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,583 @@
+//! Bytes: read, write, holes, preallocation, copies. What a file holds is a set of extents that do not overlap.
+//!
+//! A write's bytes are cut at multiples of the chunk size. What is small travels inside the record; the rest is appended to
+//! a segment before the write lock is taken, so that several writers hash and copy side by side.
+
+use super::attr::{FILE_BYTES_MAX, check_file, clear_privileges};
+use super::background::UNSYNCED_CHUNK_BYTES_MAX;
+use super::txn::{NewPiece, Txn};
+use super::{Inner, Volume};
+use crate::clock;
+use crate::error::FsError;
+use crate::record::RECORD_MUTATIONS_MAX;
+use crate::store::key::{
+    Extent, ExtentSource, Inode, LocalTable, Place, SegmentPlace, Table, extent_key, key_second,
+    piece_key, row_body, stored_bytes,
+};
+use crate::store::segment::{Segment, Segments};
+use crate::types::{Caller, FallocateMode, Ino, SeekTo};
+
+/// Longest write: what FUSE sends at most, so that a record names a bounded number of pieces.
+const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that one copy_file_range copies before it answers.
+const COPY_BYTES_MAX: u64 = 64 << 20;
+
+/// What [`Inner::cut`] took away.
+pub(super) enum Cut {
+    /// Everything in the range.
+    All {
+        /// Bytes of extents that are gone.
+        freed: u64,
+    },
+    /// As much as a record should hold; the range from its start to `from` is still to be cut.
+    Some {
+        /// Bytes of extents that are gone.
+        freed: u64,
+        /// Start of what was cut.
+        from: u64,
+    },
+}
+
+/// Where bytes of a read come from, once the lock is released.
+struct ChunkRead {
+    /// Where in the answer.
+    at: usize,
+    len: usize,
+    segment: Segment,
+    place: SegmentPlace,
+    /// Where in the chunk.
+    skip: usize,
+}
+
+impl Volume {
+    /// Reads up to `len` bytes from `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// [`FsError::Damaged`] if stored bytes do not match their checksum: wrong bytes are never returned.
+    pub fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
+        let (mut bytes, chunks) = self.inner.plan_read(ino, offset, len)?;
+        for chunk in chunks {
+            let part = &mut bytes[chunk.at..chunk.at + chunk.len];
+            Segments::read(&chunk.segment, &chunk.place, chunk.skip, part)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Writes `data` at `offset`; returns how much was written: all, or the first MiB of more.
+    ///
+    /// `kill_priv`: clear setuid, setgid and capabilities. `cached`: the bytes come from the kernel's writeback cache,
+    /// which tells the times by setattr.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`] if the volume's size or the disk's reserve is reached; the file is as it was.
+    pub fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        kill_priv: bool,
+        cached: bool,
+    ) -> Result<u32, FsError> {
+        let data = &data[..data.len().min(WRITE_BYTES_MAX)];
+        let end = offset
+            .checked_add(data.len() as u64)
+            .ok_or(FsError::TooBig)?;
+        if end > FILE_BYTES_MAX {
+            return Err(FsError::TooBig);
+        }
+        if data.is_empty() {
+            return Ok(0);
+        }
+        self.inner.check_open()?;
+        self.inner.space.check(stored_bytes(data.len()))?;
+        self.inner.limit_unsynced_chunks()?;
+        let _chunks_await_their_record = self.inner.appending.read();
+        let mut pieces: Vec<Option<NewPiece>> = self
+            .inner
+            .make_pieces(ino, offset, data)?
+            .into_iter()
+            .map(Some)
+            .collect();
+        let extents: Vec<(u64, Extent)> = pieces
+            .iter()
+            .flatten()
+            .map(|piece| (piece.file_offset, whole_piece(piece)))
+            .collect();
+        // Where the written part starts: the end is written first, and one record is enough unless the range was made
+        // of very many extents. Each record puts new bytes where it takes old ones away.
+        let mut from = end;
+        while from > offset {
+            from = self.inner.transact(|txn, totals| {
+                let now = clock::now();
+                let mut inode = txn.inode(ino)?;
+                check_file(&inode)?;
+                let before = inode.allocated_bytes();
+                let (freed, reached) = match self.inner.cut(txn, ino, offset, from)? {
+                    Cut::All { freed } => (freed, offset),
+                    Cut::Some { freed, from } => (freed, from),
+                };
+                inode.extent_bytes = inode.extent_bytes - freed + (from - reached);
+                inode.size = inode.size.max(end);
+                self.inner
+                    .check_quota(totals.applied.used_bytes, before, &inode)?;
+                for ((start, extent), piece) in extents.iter().zip(&mut pieces) {
+                    if let Some((start, part)) = extent.within(*start, reached, from) {
+                        txn.put_extent(ino, start, &part)?;
+                        txn.pieces.extend(piece.take());
+                    }
+                }
+                if kill_priv {
+                    clear_privileges(txn, ino, &mut inode)?;
+                }
+                if !cached {
+                    inode.mtime = now;
+                    inode.ctime = now;
+                }
+                txn.put_inode(ino, &inode)?;
+                Ok(reached)
+            })?;
+        }
+        Ok(u32::try_from(data.len()).expect("at most 1 MiB"))
+    }
+
+    /// Reserves, empties or zeroes a range. `EFBIG` past the largest file; long ranges take several records.
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: FallocateMode,
+    ) -> Result<(), FsError> {
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
+        let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX);
+        let end = end.ok_or(FsError::TooBig)?;
+        let keep_size = match mode {
+            FallocateMode::Allocate { keep_size } => {
+                self.inner.reserve_range(ino, offset, end)?;
+                keep_size
+            }
+            FallocateMode::PunchHole => {
+                self.inner.empty_range(ino, offset, end, None)?;
+                true
+            }
+            FallocateMode::ZeroRange { keep_size } => {
+                self.inner
+                    .empty_range(ino, offset, end, Some(ExtentSource::Unwritten))?;
+                keep_size
+            }
+        };
+        self.inner.transact(|txn, _| {
+            let now = clock::now();
+            let mut inode = txn.inode(ino)?;
+            if !keep_size {
+                inode.size = inode.size.max(end);
+            }
+            inode.mtime = now;
+            inode.ctime = now;
+            if caller.uid != 0 {
+                clear_privileges(txn, ino, &mut inode)?;
+            }
+            txn.put_inode(ino, &inode)
+        })
+    }
+
+    /// The next byte at or after `offset` that was written, or was not. The end of the file counts as a hole.
+    pub fn seek(&self, ino: Ino, offset: u64, to: SeekTo) -> Result<u64, FsError> {
+        let _core = self.inner.core.read();
+        let inode = self.inner.load_inode(ino)?;
+        check_file(&inode)?;
+        if offset >= inode.size {
+            return Err(FsError::NoSuchOffset);
+        }
+        let mut at = offset;
+        for extent in self.inner.extents(ino, offset, inode.size) {
+            let (start, extent, _) = extent?;
+            if extent.source == ExtentSource::Unwritten {
+                continue;
+            }
+            match to {
+                SeekTo::Data => return Ok(start.max(offset)),
+                SeekTo::Hole if start > at => return Ok(at),
+                SeekTo::Hole => at = start + extent.len,
+            }
+        }
+        match to {
+            SeekTo::Data => Err(FsError::NoSuchOffset),
+            SeekTo::Hole => Ok(at.min(inode.size)),
+        }
+    }
+
+    /// Copies bytes between files, or within one where the ranges do not overlap; returns how many, which may be fewer.
+    pub fn copy_file_range(
+        &self,
+        caller: Caller,
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, FsError> {
+        let source = self.inner.read_inode(from)?;
+        check_file(&source)?;
+        check_file(&self.inner.read_inode(to)?)?;
+        // Within one file, the copy must not run on into what it has just written.
+        let len = len
+            .min(source.size.saturating_sub(from_offset))
+            .min(COPY_BYTES_MAX);
+        let overlap = from_offset < to_offset.saturating_add(len)
+            && to_offset < from_offset.saturating_add(len);
+        if from == to && overlap {
+            return Err(FsError::Invalid);
+        }
+        let mut copied = 0;
+        while copied < len {
+            let step = u32::try_from((len - copied).min(WRITE_BYTES_MAX as u64)).expect("1 MiB");
+            let copy = self
+                .read(from, from_offset + copied, step)
+                .and_then(|bytes| {
+                    let at = to_offset.checked_add(copied).ok_or(FsError::TooBig)?;
+                    self.write(to, at, &bytes, caller.uid != 0, false)
+                });
+            match copy {
+                Ok(0) => break,
+                Ok(written) => copied += u64::from(written),
+                Err(_) if copied > 0 => break, // told by the next call
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copied)
+    }
+
+    /// The kernel holds no reference to this orphan any more: its space is given back. Other inodes are left alone.
+    pub fn reclaim(&self, ino: Ino) -> Result<(), FsError> {
+        while self.inner.reclaim_some(ino)? {}
+        Ok(())
+    }
+
+    /// Reclaims all orphans: for a volume that nothing has mounted. Returns how many there were.
+    pub fn reclaim_orphans(&self) -> Result<u64, FsError> {
+        let orphans = self.orphans();
+        for ino in &orphans {
+            self.reclaim(*ino)?;
+        }
+        Ok(orphans.len() as u64)
+    }
+}
+
+impl Inner {
+    /// Extents that overlap `from..to`, ascending: where each starts, what it is, its row.
+    pub(super) fn extents(
+        &self,
+        ino: Ino,
+        from: u64,
+        to: u64,
+    ) -> impl Iterator<Item = Result<(u64, Extent, Box<[u8]>), FsError>> + '_ {
+        // The extent that `from` lies in may start before it.
+        let before = self
+            .store
+            .scan_back(Table::Extent, &extent_key(ino, 0), &extent_key(ino, from))
+            .next()
+            .map(decode_extent)
+            .filter(|row| match row {
+                Ok((start, extent, _)) => start + extent.len > from,
+                Err(_) => true,
+            });
+        let rest = self
+            .store
+            .scan(Table::Extent, &extent_key(ino, from), &extent_key(ino, to));
+        before.into_iter().chain(rest.map(decode_extent))
+    }
+
+    /// Copies inline bytes, and says which parts of which chunks make up the rest. Holes stay zero.
+    fn plan_read(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u32,
+    ) -> Result<(Vec<u8>, Vec<ChunkRead>), FsError> {
+        let _core = self.core.read();
+        let inode = self.load_inode(ino)?;
+        check_file(&inode)?;
+        let end = offset.saturating_add(u64::from(len)).min(inode.size);
+        if offset >= end {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let mut bytes = vec![0; index(end - offset)];
+        let mut chunks = Vec::new();
+        for extent in self.extents(ino, offset, end) {
+            let (start, extent, _) = extent?;
+            let ExtentSource::Piece {
+                id,
+                skip,
+                piece_len,
+                ..
+            } = extent.source
+            else {
+                continue;
+            };
+            let from = start.max(offset);
+            let to = (start + extent.len).min(end);
+            let skip = skip as usize + index(from - start);
+            let (at, len) = (index(from - offset), index(to - from));
+            let Some(raw) = self.store.local(LocalTable::Piece, &piece_key(id))? else {
+                let detail = "this copy has lost the place of the bytes";
+                return Err(FsError::Damaged {
+                    ino,
+                    offset: from,
+                    len: to - from,
+                    detail,
+                });
+            };
+            match Place::decode(&raw)? {
+                Place::Inline(piece) => match piece.get(skip..skip + len) {
+                    Some(part) => bytes[at..at + len].copy_from_slice(part),
+                    None => return Err(shorter_than_its_extent(ino, from, to)),
+                },
+                Place::Segment(place) if place.len == piece_len => {
+                    let segment = self.store.segments.open(place.segment)?;
+                    chunks.push(ChunkRead {
+                        at,
+                        len,
+                        segment,
+                        place,
+                        skip,
+                    });
+                }
+                Place::Segment(_) => return Err(shorter_than_its_extent(ino, from, to)),
+            }
+        }
+        Ok((bytes, chunks))
+    }
+
+    /// Cuts `from..to` out of a file's extents, from the end on, at most one record's worth. The caller takes `freed` off
+    /// the inode.
+    pub(super) fn cut(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        from: u64,
+        to: u64,
+    ) -> Result<Cut, FsError> {
+        let mut freed = 0;
+        let rows = self
+            .store
+            .scan_back(Table::Extent, &extent_key(ino, 0), &extent_key(ino, to));
+        for row in rows {
+            let (start, extent, raw) = decode_extent(row)?;
+            let end = start + extent.len;
+            if end <= from {
+                break;
+            }
+            txn.del_extent(ino, start, &raw);
+            if end > to {
+                txn.put_extent(ino, to, &extent.tail(to - start))?;
+            }
+            if start < from {
+                txn.put_extent(
+                    ino,
+                    start,
+                    &Extent {
+                        len: from - start,
+                        ..extent
+                    },
+                )?;
+            }
+            freed += end.min(to) - start.max(from);
+            if txn.changed() >= RECORD_MUTATIONS_MAX && start > from {
+                return Ok(Cut::Some { freed, from: start });
+            }
+        }
+        Ok(Cut::All { freed })
+    }
+
+    fn make_pieces(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<Vec<NewPiece>, FsError> {
+        let chunk_bytes = u64::from(self.settings.profile.chunk_bytes());
+        let mut inline_left = self.settings.profile.inline_bytes_max();
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < data.len() {
+            let file_offset = offset + at as u64;
+            let to_boundary = index(chunk_bytes - file_offset % chunk_bytes);
+            let part = &data[at..data.len().min(at + to_boundary)];
+            let place = if part.len() <= inline_left {
+                inline_left -= part.len();
+                Place::Inline(part.to_vec())
+            } else {
+                Place::Segment(self.store.segments.append(ino, file_offset, part)?)
+            };
+            pieces.push(NewPiece {
+                id: self.new_piece_id(),
+                ino,
+                file_offset,
+                len: u32::try_from(part.len()).expect("a chunk is at most 128 KiB"),
+                hash: *blake3::hash(part).as_bytes(),
+                place,
+            });
+            at += part.len();
+        }
+        Ok(pieces)
+    }
+
+    /// Writers wait here for the disk, so that an fsync never finds more than a bounded number of bytes to push out.
+    fn limit_unsynced_chunks(&self) -> Result<(), FsError> {
+        let syncer = self.store.segments.syncer();
+        if syncer.unsynced_bytes() < UNSYNCED_CHUNK_BYTES_MAX {
+            return Ok(());
+        }
+        syncer.sync().inspect_err(|error| self.fail(error))
+    }
+
+    /// Refuses growth past the volume's size; what stays within what a file has is always allowed.
+    fn check_quota(&self, used: u64, before: u64, inode: &Inode) -> Result<(), FsError> {
+        let after = inode.allocated_bytes();
+        if after > before && used - before + after > self.settings.size_bytes {
+            return Err(FsError::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Takes away what a range holds, and puts `filler` there if it should stay reserved: in the same record, so that a
+    /// refusal leaves the bytes.
+    fn empty_range(
+        &self,
+        ino: Ino,
+        from: u64,
+        to: u64,
+        filler: Option<ExtentSource>,
+    ) -> Result<(), FsError> {
+        let mut end = to;
+        while end > from {
+            end = self.transact(|txn, totals| {
+                let mut inode = txn.inode(ino)?;
+                check_file(&inode)?;
+                let before = inode.allocated_bytes();
+                let (freed, reached) = match self.cut(txn, ino, from, end)? {
+                    Cut::All { freed } => (freed, from),
+                    Cut::Some { freed, from } => (freed, from),
+                };
+                inode.extent_bytes -= freed;
+                if let Some(source) = filler {
+                    let len = end - reached;
+                    inode.extent_bytes += len;
+                    self.check_quota(totals.applied.used_bytes, before, &inode)?;
+                    txn.put_extent(ino, reached, &Extent { len, source })?;
+                }
+                txn.put_inode(ino, &inode)?;
+                Ok(reached)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Fills the holes of a range with reserved space.
+    fn reserve_range(&self, ino: Ino, from: u64, to: u64) -> Result<(), FsError> {
+        let mut at = from;
+        while at < to {
+            at = self.transact(|txn, totals| {
+                let mut inode = txn.inode(ino)?;
+                check_file(&inode)?;
+                let before = inode.allocated_bytes();
+                let (holes, reached) = self.holes(ino, at, to)?;
+                for (start, len) in holes {
+                    let source = ExtentSource::Unwritten;
+                    txn.put_extent(ino, start, &Extent { len, source })?;
+                    inode.extent_bytes += len;
+                }
+                self.check_quota(totals.applied.used_bytes, before, &inode)?;
+                self.space.check(inode.allocated_bytes() - before)?;
+                txn.put_inode(ino, &inode)?;
+                Ok(reached)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Holes in `from..to`, as many as a record should fill, and how far they reach.
+    fn holes(&self, ino: Ino, from: u64, to: u64) -> Result<(Vec<(u64, u64)>, u64), FsError> {
+        let mut holes = Vec::new();
+        let mut at = from;
+        for extent in self.extents(ino, from, to) {
+            let (start, extent, _) = extent?;
+            if start > at {
+                holes.push((at, start - at));
+            }
+            at = at.max(start + extent.len);
+            if holes.len() >= RECORD_MUTATIONS_MAX {
+                return Ok((holes, at));
+            }
+        }
+        if to > at {
+            holes.push((at, to - at));
+        }
+        Ok((holes, at.max(to)))
+    }
+
+    /// One record of a reclaim. True if there is more to do.
+    fn reclaim_some(&self, ino: Ino) -> Result<bool, FsError> {
+        self.transact(|txn, totals| {
+            if !totals.orphans.contains(&ino) {
+                return Ok(false);
+            }
+            let mut inode = txn.inode(ino)?;
+            if let Cut::Some { freed, from } = self.cut(txn, ino, 0, u64::MAX)? {
+                inode.extent_bytes -= freed;
+                inode.size = inode.size.min(from);
+                txn.put_inode(ino, &inode)?;
+                return Ok(true);
+            }
+            let more = self.del_xattrs(txn, ino)?;
+            if more {
+                inode.extent_bytes = 0;
+                inode.size = 0;
+                txn.put_inode(ino, &inode)?;
+                return Ok(true);
+            }
+            txn.del_inode(ino)?;
+            Ok(false)
+        })
+    }
+}
+
+fn index(len: u64) -> usize {
+    usize::try_from(len).expect("lengths within a read or a chunk fit")
+}
+
+fn decode_extent(
+    row: Result<(Box<[u8]>, Box<[u8]>), FsError>,
+) -> Result<(u64, Extent, Box<[u8]>), FsError> {
+    let (key, raw) = row?;
+    let extent = Extent::decode(row_body(&raw)?)?;
+    let start = key_second(&key)?;
+    if start.checked_add(extent.len).is_none() {
+        return Err(FsError::Corrupt(
+            "an extent ends past all offsets".to_owned(),
+        ));
+    }
+    Ok((start, extent, raw))
+}
+
+fn whole_piece(piece: &NewPiece) -> Extent {
+    let source = ExtentSource::Piece {
+        id: piece.id,
+        skip: 0,
+        piece_len: piece.len,
+        hash: piece.hash,
+    };
+    Extent {
+        len: u64::from(piece.len),
+        source,
+    }
+}
+
+fn shorter_than_its_extent(ino: Ino, from: u64, to: u64) -> FsError {
+    let detail = "the stored piece is not as long as its extent says";
+    FsError::Damaged {
+        ino,
+        offset: from,
+        len: to - from,
+        detail,
+    }
+}

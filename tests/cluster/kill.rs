@@ -1,0 +1,158 @@
+//! hafsd is killed under four writers, again and again: nothing that was acknowledged may be missing.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use hafs_tests::{Daemon, Launch, Scratch, requirement};
+
+use crate::bulk::Bulk;
+use crate::writer::{Direct, Lost, Names, Numbers, Stopped, Synced, Writer};
+
+const KILLS: usize = 50;
+
+/// Steps of all writers in a round, at most; the kill comes somewhere before.
+const STEPS_MAX: u64 = 400;
+
+/// No round takes longer, even on a machine that does a lot besides.
+const ROUND_LIMIT: Duration = Duration::from_secs(60);
+
+/// How far the writers are, and whether they still write.
+#[derive(Debug, Default)]
+struct Progress {
+    steps: Mutex<u64>,
+    moved: Condvar,
+}
+
+impl Progress {
+    fn step(&self) {
+        *self.steps.lock().expect("no writer panics while it counts") += 1;
+        self.moved.notify_all();
+    }
+
+    /// Waits until so many steps were made.
+    fn wait_for(&self, steps: u64) {
+        let made = self.steps.lock().expect("no writer panics while it counts");
+        let waited = self.moved.wait_timeout_while(made, ROUND_LIMIT, |made| *made < steps);
+        let (made, timeout) = waited.expect("no writer panics while it counts");
+        assert!(!timeout.timed_out(), "only {made} of {steps} steps within {ROUND_LIMIT:?}");
+    }
+}
+
+/// Writes until hafsd is gone.
+fn write_until_gone(writer: &mut dyn Writer, dir: &Path, progress: &Progress) -> Result<(), String> {
+    loop {
+        match writer.step(dir) {
+            Ok(()) => progress.step(),
+            Err(Stopped::Gone) => {
+                writer.release();
+                return Ok(());
+            }
+            Err(Stopped::Wrong(what)) => return Err(what),
+        }
+    }
+}
+
+/// One round: mount, verify, check, write, kill. What `verify` misses is the result.
+fn round(launch: &Launch, mount_dir: &Path, writers: &mut [Box<dyn Writer>], kill_at: u64) -> Result<(), Lost> {
+    let daemon = launch.clone().start();
+    let mount = daemon.mount("v", mount_dir);
+    verify(&daemon, mount_dir, writers)?;
+    let progress = Progress::default();
+    thread::scope(|scope| {
+        let running: Vec<_> = writers
+            .iter_mut()
+            .enumerate()
+            .map(|(number, writer)| {
+                let (dir, progress) = (mount_dir.join(number.to_string()), &progress);
+                scope.spawn(move || write_until_gone(writer.as_mut(), &dir, progress))
+            })
+            .collect();
+        progress.wait_for(kill_at);
+        daemon.kill();
+        for (number, writer) in running.into_iter().enumerate() {
+            let end = writer.join().expect("writers do not panic");
+            assert_eq!(end, Ok(()), "writer {number} met another error than a dead mount");
+        }
+    });
+    // The dead mount stays: clearing it away is the next hafsd's part. Only the end of the test takes it off.
+    std::mem::forget(mount);
+    Ok(())
+}
+
+fn verify(daemon: &Daemon, mount_dir: &Path, writers: &mut [Box<dyn Writer>]) -> Result<(), Lost> {
+    for (number, writer) in writers.iter_mut().enumerate() {
+        let dir = mount_dir.join(number.to_string());
+        fs::create_dir_all(&dir).map_err(|error| format!("the directory of writer {number}: {error}"))?;
+        writer.verify(&dir).map_err(|lost| format!("writer {number}: {lost}"))?;
+    }
+    let check = daemon.ctl(&["volume", "check", "v"]);
+    if check.code == 0 { Ok(()) } else { Err(check.to_string()) }
+}
+
+/// Kills hafsd so many times; stops at the first loss.
+fn kills(launch: &Launch, mount_dir: &Path, count: usize, seed: u64) -> Result<(), Lost> {
+    let mut writers: Vec<Box<dyn Writer>> = vec![
+        Box::new(Direct::new(seed + 1)),
+        Box::new(Synced::new(seed + 2)),
+        Box::new(Names::new(seed + 3)),
+        Box::new(Bulk::new(seed + 4)),
+    ];
+    let mut numbers = Numbers::new(seed);
+    for kill in 1..=count {
+        let kill_at = 1 + numbers.below(STEPS_MAX);
+        round(launch, mount_dir, &mut writers, kill_at).map_err(|lost| format!("after kill {}: {lost}", kill - 1))?;
+    }
+    let daemon = launch.clone().start();
+    let mount = daemon.mount("v", mount_dir);
+    verify(&daemon, mount_dir, &mut writers).map_err(|lost| format!("after kill {count}: {lost}"))?;
+    mount.unmount();
+    daemon.stop();
+    Ok(())
+}
+
+/// A volume `v` in `scratch`, without a daemon.
+fn volume(scratch: &Scratch) -> Launch {
+    // What a dead mount of a killed hafsd makes the next one say.
+    let launch = Launch::new(scratch.path()).expect("dead mount");
+    let daemon = launch.clone().start();
+    daemon.create_volume("v");
+    daemon.stop();
+    launch
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("HAFS_KILL_SEED").ok();
+    let seed = given.map_or(1, |seed| seed.parse().expect("HAFS_KILL_SEED is a number"));
+    eprintln!("seed {seed}; HAFS_KILL_SEED changes it");
+    seed
+}
+
+#[test]
+fn fifty_kills_lose_nothing() {
+    if !requirement::mounts_work("kill -9 of hafsd under four writers") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mount_dir = scratch.dir("mnt");
+    let _mounts = hafs_tests::Mount::watch(&mount_dir);
+    let launch = volume(&scratch);
+    if let Err(lost) = kills(&launch, &mount_dir, KILLS, seed()) {
+        panic!("{lost}");
+    }
+}
+
+#[test]
+fn without_the_log_the_same_test_fails() {
+    if !requirement::mounts_work("kill -9 of a hafsd that writes no log") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mount_dir = scratch.dir("mnt");
+    let _mounts = hafs_tests::Mount::watch(&mount_dir);
+    let launch = volume(&scratch).variable("FAILPOINTS", "log-append=return");
+    let lost = kills(&launch, &mount_dir, 5, seed()).expect_err("a hafsd without a log loses data: the test must see it");
+    eprintln!("seen: {lost}");
+}

@@ -1,0 +1,8 @@
+//! Real daemons: killed under load, refused what they must refuse, seen from containers.
+
+mod bulk;
+mod container;
+mod daemon;
+mod kill;
+mod refusal;
+mod writer;

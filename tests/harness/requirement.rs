@@ -1,0 +1,32 @@
+//! What a test needs of the machine, and what it says if that is missing.
+//!
+//! A test begins with `if !mounts_work("what would be tested") { return }`. On a developer's machine it then says loudly what it skips;
+//! in CI (the variable `CI` is set) everything is there, and its absence is a failure.
+
+use std::fs::OpenOptions;
+
+/// True for root with a /dev/fuse that opens. Otherwise says that `test` is skipped; in CI, panics.
+pub fn mounts_work(test: &str) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return skipped(test, "needs root");
+    }
+    match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => true,
+        Err(error) => skipped(test, &format!("needs /dev/fuse: {error}")),
+    }
+}
+
+/// True for root. Otherwise says that `test` is skipped; in CI, panics.
+pub fn is_root(test: &str) -> bool {
+    rustix::process::geteuid().is_root() || skipped(test, "needs root")
+}
+
+/// Says that `test` is skipped and why, and answers false. In CI, panics.
+pub fn skipped(test: &str, why: &str) -> bool {
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "CI must not skip a test: {test}: {why}"
+    );
+    eprintln!("SKIPPED: {test}: {why}");
+    false
+}

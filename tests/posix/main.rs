@@ -1,0 +1,42 @@
+//! A real mount against POSIX: the pjdfstest suite, and each errno that applications rely on.
+
+mod errno;
+mod files;
+mod pjdfstest;
+
+use hafs_tests::{Daemon, Mount, Scratch};
+
+/// A mounted volume with everything that it needs.
+struct Mounted {
+    // In this order they are dropped: nothing is left busy for the next.
+    mount: Mount,
+    daemon: Daemon,
+    scratch: Scratch,
+}
+
+impl Mounted {
+    /// A volume of 10 GiB on a mount.
+    fn new() -> Self {
+        Self::with("10GiB", "")
+    }
+
+    /// A volume of this size with these mount options.
+    fn with(size: &str, options: &str) -> Self {
+        let scratch = Scratch::new();
+        let daemon = Daemon::start(scratch.path());
+        daemon.ctl(&["volume", "create", "v", "--size", size]).ok();
+        let mount = daemon.mount_with("v", &scratch.dir("mnt"), options);
+        Self {
+            mount,
+            daemon,
+            scratch,
+        }
+    }
+
+    /// Unmounts, checks the volume and stops hafsd: each must succeed and leave nothing.
+    fn end(self) {
+        self.mount.unmount();
+        self.daemon.check("v");
+        self.daemon.stop();
+    }
+}

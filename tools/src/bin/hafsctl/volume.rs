@@ -1,0 +1,325 @@
+//! `hafsctl volume`: create, list, show, check, delete.
+
+use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use hafs_meta::Profile;
+use hafs_tools::control::api::{
+    CheckLine, CheckReport, CreateVolume, CreatedVolume, DeletedVolume, Versioned, Volume,
+    VolumeList,
+};
+use hafs_tools::control::client::{Client, path_part};
+use hafs_tools::output::{self, Exit, Refusal, Table};
+use hafs_tools::size;
+
+use super::{Form, cannot_print, or_dash};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Makes a volume
+    #[command(after_help = "\
+The size is a limit, not a reservation: space is taken when it is written. Units: 10GiB and 10G are binary, 10GB is
+decimal.
+
+Examples:
+  hafsctl volume create pg-main
+  hafsctl volume create pg-main --size 50GiB --profile database")]
+    Create {
+        /// Its name: a-z, 0-9, and inside also - _ .
+        name: String,
+        /// How much it may hold
+        #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = size::parse)]
+        size: u64,
+        /// What it is used for
+        #[arg(long, value_name = "PROFILE", default_value = "auto",
+              value_parser = PossibleValuesParser::new(Profile::NAMES))]
+        profile: String,
+    },
+    /// Lists volumes
+    List,
+    /// Shows all about a volume
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Deletes a volume with all its data
+    #[command(after_help = "\
+The volume must not be mounted. There is no way back.
+
+Example:
+  hafsctl volume delete pg-main --yes")]
+    Delete {
+        /// Its name
+        name: String,
+        /// Really
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Proves a volume's invariants, also while it is in use
+    #[command(after_help = "\
+Reads all of the volume's state and chunks. Exit code 1 if there are problems.
+
+Example:
+  hafsctl volume check pg-main")]
+    Check {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit, Refusal> {
+    match verb {
+        Verb::Create { name, size, profile } => create(client, form, name, size, &profile).await,
+        Verb::List => list(client, form).await,
+        Verb::Show { name } => show(client, form, &name).await,
+        Verb::Delete { name, yes } => delete(client, form, &name, yes).await,
+        Verb::Check { name } => check(client, form, &name).await,
+    }
+}
+
+async fn create(
+    client: &Client,
+    form: Form,
+    name: String,
+    size_bytes: u64,
+    profile: &str,
+) -> Result<Exit, Refusal> {
+    let profile: Profile = profile.parse().expect("one of its names");
+    let create = CreateVolume { name, size_bytes, profile };
+    let answer = client.post::<CreatedVolume>("/v1/volumes", &create).await?;
+    let created = &answer.value;
+    for warning in &created.warnings {
+        output::remark(&format!("hafsctl: warning: {warning}"));
+    }
+    match form {
+        Form::Json => output::json(&answer),
+        Form::Table | Form::Wide => output::line(format!(
+            "volume `{}` created: {}, profile {}\nmount it: mount -t fuse.hafs {} DIR",
+            created.volume.name,
+            size::display(created.volume.size_bytes),
+            created.volume.profile,
+            created.volume.name
+        )),
+    }
+    .map_err(cannot_print)?;
+    Ok(Exit::Ok)
+}
+
+async fn list(client: &Client, form: Form) -> Result<Exit, Refusal> {
+    let answer = client.get::<VolumeList>("/v1/volumes").await?;
+    match form {
+        Form::Json => output::json(&answer),
+        Form::Table => table(&answer.value.volumes, false).print(),
+        Form::Wide => table(&answer.value.volumes, true).print(),
+    }
+    .map_err(cannot_print)?;
+    Ok(Exit::Ok)
+}
+
+fn table(volumes: &[Volume], wide: bool) -> Table {
+    let mut headings = vec!["NAME", "SIZE", "USED", "PROFILE", "STATE", "MOUNTED ON"];
+    if wide {
+        headings.extend(["INODES", "ON DISK", "EPOCH", "HEAD", "CREATED", "ID", "FAILURE"]);
+    }
+    let mut table = Table::new(&headings);
+    for volume in volumes {
+        let mut row = vec![
+            volume.name.clone(),
+            size::display(volume.size_bytes),
+            or_dash(volume.used_bytes, size::display),
+            volume.profile.to_string(),
+            volume.state.to_string(),
+            mounted_on(volume),
+        ];
+        if wide {
+            row.extend([
+                or_dash(volume.inodes, |inodes| inodes.to_string()),
+                on_disk(volume),
+                volume.epoch.to_string(),
+                or_dash(volume.head_lsn, |lsn| lsn.to_string()),
+                volume.created.to_string(),
+                volume.id.to_string(),
+                volume.failure.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        table.row(row);
+    }
+    table
+}
+
+fn mounted_on(volume: &Volume) -> String {
+    let mounts: Vec<&str> = volume.mounts.iter().map(|mount| mount.mountpoint.as_str()).collect();
+    if mounts.is_empty() { "-".to_owned() } else { mounts.join(", ") }
+}
+
+fn on_disk(volume: &Volume) -> String {
+    let bytes = volume.segment_bytes.zip(volume.log_bytes);
+    or_dash(bytes, |(segments, log)| size::display(segments.saturating_add(log)))
+}
+
+async fn show(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal> {
+    let answer = client.get::<Volume>(&format!("/v1/volumes/{}", path_part(name))).await?;
+    match form {
+        Form::Json => output::json(&answer),
+        Form::Table | Form::Wide => output::line(lines(&answer.value)),
+    }
+    .map_err(cannot_print)?;
+    Ok(Exit::Ok)
+}
+
+fn lines(volume: &Volume) -> String {
+    let lsn = |lsn: Option<hafs_protocol::Lsn>| or_dash(lsn, |lsn| lsn.to_string());
+    let mut lines = vec![
+        ("name", volume.name.clone()),
+        ("state", volume.state.to_string()),
+    ];
+    if let Some(failure) = &volume.failure {
+        lines.push(("failure", failure.clone()));
+    }
+    lines.extend([
+        ("size", size::display(volume.size_bytes)),
+        ("used", or_dash(volume.used_bytes, size::display)),
+        ("available", or_dash(volume.available_bytes, size::display)),
+        ("inodes", or_dash(volume.inodes, |inodes| inodes.to_string())),
+        ("on disk", on_disk(volume)),
+        ("profile", volume.profile.to_string()),
+        ("mounted on", mounted_on(volume)),
+        ("created", volume.created.to_string()),
+        ("id", volume.id.to_string()),
+        ("store", or_dash(volume.store, |store| store.to_string())),
+        ("lineage", volume.lineage.to_string()),
+        ("epoch", volume.epoch.to_string()),
+        ("head", lsn(volume.head_lsn)),
+        ("durable", lsn(volume.durable_lsn)),
+        ("digest", volume.digest.clone().unwrap_or_else(|| "-".to_owned())),
+    ]);
+    let lines = lines.into_iter().map(|(name, value)| format!("{:<12}{value}", format!("{name}:")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn delete(client: &Client, form: Form, name: &str, yes: bool) -> Result<Exit, Refusal> {
+    let path = format!("/v1/volumes/{}", path_part(name));
+    if !yes {
+        // Asked first, so that a name that is not there is said to be so.
+        let volume = client.get::<Volume>(&path).await?.value;
+        return Err(Refusal::new("nothing was deleted: --yes is missing")
+            .why(format!(
+                "volume `{name}` would be deleted with all it holds: {} in {} inodes",
+                or_dash(volume.used_bytes, size::display),
+                or_dash(volume.inodes, |inodes| inodes.to_string())
+            ))
+            .next(format!("hafsctl volume delete {name} --yes"))
+            .exit(Exit::Usage));
+    }
+    let answer = client.delete::<DeletedVolume>(&path).await?;
+    match form {
+        Form::Json => output::json(&answer),
+        Form::Table | Form::Wide => output::line(format!("volume `{name}` deleted")),
+    }
+    .map_err(cannot_print)?;
+    Ok(Exit::Ok)
+}
+
+async fn check(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal> {
+    let mut result = None;
+    let path = format!("/v1/volumes/{}/check", path_part(name));
+    let lines = client.post_lines(&path, |line: CheckLine| match line {
+        CheckLine::Progress { inodes_done, inodes_total } => {
+            output::progress(&format!("checking {name}: {inodes_done} of {inodes_total} inodes"));
+        }
+        CheckLine::Report(report) => result = Some(Ok(report)),
+        CheckLine::Error(error) => result = Some(Err(error)),
+    });
+    let streamed = lines.await;
+    output::progress_done();
+    streamed?;
+    let report = result.ok_or_else(|| {
+        Refusal::new(format!("the check of volume `{name}` was cut off"))
+            .why("hafsd ended before it had a result")
+            .next("check again when hafsd is ready")
+    })??;
+    let clean = report.clean;
+    match form {
+        Form::Json => output::json(&Versioned::new(report)),
+        Form::Table | Form::Wide => output::line(report_lines(&report)),
+    }
+    .map_err(cannot_print)?;
+    Ok(if clean { Exit::Ok } else { Exit::Error })
+}
+
+fn report_lines(report: &CheckReport) -> String {
+    let counts = format!(
+        "{} inodes, {} names, {} extents, {} pieces with {} at {}, {} ms",
+        report.inodes,
+        report.dentries,
+        report.extents,
+        report.pieces,
+        size::display(report.bytes),
+        report.lsn,
+        report.duration_ms
+    );
+    if report.clean {
+        return format!("{}: clean: {counts}", report.volume);
+    }
+    let mut text = format!("{}: {} problems: {counts}", report.volume, report.problem_count);
+    for problem in &report.problems {
+        text.push_str("\n  ");
+        text.push_str(problem);
+    }
+    let listed = report.problems.len() as u64;
+    if report.problem_count > listed {
+        text.push_str(&format!("\n  and {} more", report.problem_count - listed));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume() -> Volume {
+        serde_json::from_str(
+            r#"{"name":"pg","id":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","state":"open","size_bytes":10737418240,
+            "used_bytes":1536,"available_bytes":1,"inodes":7,"segment_bytes":4096,"log_bytes":4096,"profile":"small-files",
+            "created":"2026-11-22T05:00:00Z","lineage":"6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+            "store":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","epoch":3,"head_lsn":9,"durable_lsn":9,
+            "digest":"00","mounts":[{"volume":"pg","mountpoint":"/srv/pg","device":"0:57","namespace":1,
+            "since":"2026-11-22T05:00:00Z"}]}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_list_is_plain() {
+        let failed = Volume { state: hafs_tools::control::api::VolumeState::Failed, used_bytes: None,
+            mounts: Vec::new(), name: "wiki".into(), ..volume() };
+        assert_eq!(
+            table(&[volume(), failed], false).to_string(),
+            "\
+NAME  SIZE    USED     PROFILE      STATE   MOUNTED ON
+pg    10 GiB  1.5 KiB  small-files  open    /srv/pg
+wiki  10 GiB  -        small-files  failed  -"
+        );
+        assert!(table(&[volume()], true).to_string().contains("8 KiB"));
+    }
+
+    #[test]
+    fn a_report_names_its_problems() {
+        let report = CheckReport {
+            volume: "pg".into(),
+            clean: false,
+            lsn: hafs_protocol::Lsn(9),
+            digest: String::new(),
+            inodes: 1,
+            dentries: 2,
+            extents: 3,
+            pieces: 4,
+            bytes: 5,
+            duration_ms: 6,
+            problem_count: 1,
+            problems: vec!["inode 2: 3 names, nlink says 2".into()],
+        };
+        let text = report_lines(&report);
+        assert!(text.starts_with("pg: 1 problems: 1 inodes"), "{text}");
+        assert!(text.ends_with("\n  inode 2: 3 names, nlink says 2"), "{text}");
+    }
+}

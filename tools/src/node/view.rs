@@ -1,0 +1,257 @@
+//! Where everything stands, as objects of the API. Reads only; blocks on the stores of volumes.
+
+use std::sync::Arc;
+
+use hafs_fs::{Volume as Store, VolumeStatus};
+use hafs_meta::VolumeRecord;
+use hafs_protocol::Lsn;
+
+use super::mounting::{Mounting, Serving};
+use super::{Node, Phase, STORE_FAILED, Slot, StoreState, no_such_volume};
+use crate::control::api::{
+    self, CopyState, Health, HealthState, Mount, ReplicaList, Role, Status, Volume, VolumeCopy,
+    VolumeCounts, VolumeReplicas, VolumeState,
+};
+use crate::control::{ApiError, ErrorCode};
+use crate::output::chain;
+
+/// A slot at one moment, to be looked at without the lock.
+struct Look {
+    record: VolumeRecord,
+    state: VolumeState,
+    failure: Option<String>,
+    store: Option<Arc<Store>>,
+    status: Option<VolumeStatus>,
+    mounts: Vec<Mount>,
+    verified: Option<Lsn>,
+}
+
+impl Node {
+    /// True once everything is open, and until the end begins.
+    pub fn is_ready(&self) -> bool {
+        self.state.lock().phase == Phase::Serving
+    }
+
+    /// The node.
+    pub fn status(&self) -> Result<Status, ApiError> {
+        let looks = self.looks();
+        let count = |state| looks.iter().filter(|look| look.state == state).count() as u64;
+        let disk = self.data.disk().map_err(|error| {
+            ApiError::new(ErrorCode::Internal, "cannot tell the state of the disk")
+                .why(error.to_string())
+                .next("look at the data directory's disk")
+        })?;
+        Ok(Status {
+            node: self.as_api(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            ready: self.is_ready(),
+            started: self.started,
+            uptime_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            data_dir: self.data.path().display().to_string(),
+            socket: self.socket.display().to_string(),
+            disk,
+            volumes: VolumeCounts {
+                total: looks.len() as u64,
+                open: count(VolumeState::Open),
+                opening: count(VolumeState::Opening),
+                failed: count(VolumeState::Failed),
+                deleting: count(VolumeState::Deleting),
+            },
+            mounts: looks.iter().map(|look| look.mounts.len() as u64).sum(),
+            health: health(&looks),
+        })
+    }
+
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Vec<Volume> {
+        self.looks().into_iter().map(|look| self.describe(look)).collect()
+    }
+
+    /// One volume.
+    pub fn volume(&self, name: &str) -> Result<Volume, ApiError> {
+        Ok(self.describe(self.look(name)?))
+    }
+
+    /// All mounts that are served, by volume.
+    pub fn mounts(&self) -> Vec<Mount> {
+        self.looks().into_iter().flat_map(|look| look.mounts).collect()
+    }
+
+    /// The copies of one volume, or of all.
+    pub fn replicas(&self, volume: Option<&str>) -> Result<ReplicaList, ApiError> {
+        let looks = match volume {
+            Some(name) => vec![self.look(name)?],
+            None => self.looks(),
+        };
+        let health = health(&looks);
+        let replicas = looks.into_iter().map(|look| self.copies_of(look)).collect();
+        Ok(ReplicaList { replicas, health })
+    }
+
+    fn as_api(&self) -> api::Node {
+        api::Node { id: self.node_id(), name: self.name.clone() }
+    }
+
+    fn looks(&self) -> Vec<Look> {
+        let looks: Vec<Look> = self.state.lock().volumes.values().map(look).collect();
+        looks.into_iter().map(Look::ask_store).collect()
+    }
+
+    fn look(&self, name: &str) -> Result<Look, ApiError> {
+        let look = self.state.lock().volumes.get(name).map(look);
+        look.map(Look::ask_store).ok_or_else(|| no_such_volume(name))
+    }
+
+    fn describe(&self, look: Look) -> Volume {
+        let status = look.status;
+        let (sizes, unreadable) = match look.store.as_ref().map(|store| store.statfs()) {
+            Some(Ok(sizes)) => (Some(sizes), None),
+            Some(Err(error)) => (None, Some(chain(&error))),
+            None => (None, None),
+        };
+        let member = look.record.config.in_sync.iter().find(|member| member.node == self.node_id());
+        let spec = &look.record.spec;
+        Volume {
+            name: spec.name.to_string(),
+            id: look.record.id,
+            state: look.state,
+            failure: look.failure.or(unreadable),
+            size_bytes: spec.size_bytes,
+            used_bytes: sizes.map(|sizes| sizes.used_bytes),
+            available_bytes: sizes.map(|sizes| sizes.available_bytes),
+            inodes: sizes.map(|sizes| sizes.inodes),
+            segment_bytes: status.as_ref().map(|status| status.segment_bytes),
+            log_bytes: status.as_ref().map(|status| status.log_bytes),
+            profile: spec.profile,
+            created: spec.created_at,
+            lineage: look.record.config.lineage,
+            store: member.map(|member| member.store),
+            epoch: look.record.config.epoch,
+            head_lsn: status.as_ref().map(|status| status.head),
+            durable_lsn: status.as_ref().map(|status| status.durable),
+            digest: status.as_ref().map(|status| hex(&status.digest)),
+            mounts: look.mounts,
+        }
+    }
+
+    fn copies_of(&self, look: Look) -> VolumeReplicas {
+        let state = match look.state {
+            VolumeState::Open => CopyState::InSync,
+            VolumeState::Opening => CopyState::Opening,
+            VolumeState::Failed => CopyState::Failed,
+            VolumeState::Deleting => CopyState::Deleting,
+        };
+        let in_sync = &look.record.config.in_sync;
+        let wanted = u32::from(look.record.spec.copies);
+        let copies: Vec<VolumeCopy> = in_sync
+            .iter()
+            .filter(|member| member.node == self.node_id())
+            .map(|member| VolumeCopy {
+                node: self.as_api(),
+                store: member.store,
+                role: Role::Primary,
+                state,
+            })
+            .collect();
+        let usable = copies.iter().filter(|copy| copy.state == CopyState::InSync).count();
+        let usable = u32::try_from(usable).unwrap_or(u32::MAX);
+        VolumeReplicas {
+            health: look.health(),
+            volume: look.record.spec.name.to_string(),
+            contract: format!("fsync on {} of {wanted}", in_sync.len()),
+            copies_in_sync: usable,
+            copies_wanted: wanted,
+            copies,
+            lag_bytes: None,
+            verified_lsn: look.verified,
+            last_resync: None,
+        }
+    }
+}
+
+impl Look {
+    /// What only the store knows; asked without the node's lock.
+    fn ask_store(mut self) -> Self {
+        self.status = self.store.as_ref().map(|store| store.status());
+        if self.status.as_ref().is_some_and(|status| status.failed) {
+            self.state = VolumeState::Failed;
+            self.failure = Some(STORE_FAILED.to_owned());
+        }
+        self
+    }
+
+    fn health(&self) -> HealthState {
+        match self.state {
+            // As many copies as wanted: one.
+            VolumeState::Open | VolumeState::Deleting => HealthState::Ok,
+            VolumeState::Opening | VolumeState::Failed => HealthState::AtRisk,
+        }
+    }
+}
+
+fn look(slot: &Slot) -> Look {
+    let (state, failure) = match &slot.store {
+        StoreState::Opening => (VolumeState::Opening, None),
+        StoreState::Open(_) => (VolumeState::Open, None),
+        StoreState::Failed(why) => (VolumeState::Failed, Some(why.clone())),
+        StoreState::Deleting => (VolumeState::Deleting, None),
+    };
+    let mounts = match &slot.mounting {
+        Mounting::Served(serving) => vec![serving.as_api()],
+        Mounting::Free | Mounting::Reserved => Vec::new(),
+    };
+    Look {
+        record: slot.record.clone(),
+        state,
+        failure,
+        store: slot.store.volume().cloned(),
+        status: None,
+        mounts,
+        verified: slot.verified,
+    }
+}
+
+impl Serving {
+    fn as_api(&self) -> Mount {
+        Mount {
+            volume: self.mount.volume.clone(),
+            mountpoint: self.mount.mountpoint.clone(),
+            device: format!("0:{}", self.mount.connection),
+            namespace: self.mount.namespace,
+            since: self.since,
+        }
+    }
+}
+
+fn health(looks: &[Look]) -> Health {
+    let state = looks.iter().map(Look::health).max().unwrap_or(HealthState::Ok);
+    let mut reasons: Vec<String> = looks
+        .iter()
+        .filter(|look| look.health() != HealthState::Ok)
+        .map(|look| {
+            let why = match look.state {
+                VolumeState::Opening => "not available yet, its log is being replayed",
+                _ => look.failure.as_deref().unwrap_or("not available"),
+            };
+            format!("{}: {why}", look.record.spec.name)
+        })
+        .collect();
+    if state == HealthState::Ok {
+        reasons.push(match looks.len() {
+            0 => "no volumes".to_owned(),
+            1 => "1 volume, one copy as wanted".to_owned(),
+            count => format!("{count} volumes, one copy each as wanted"),
+        });
+    }
+    Health { state, reasons }
+}
+
+/// Bytes as hex digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes all");
+        text
+    })
+}

@@ -1,0 +1,60 @@
+//! What hafsd tells while it runs: `tracing` events on stderr, as text or JSON, and how it ends on a panic.
+//!
+//! `hafsd` calls [`init`] once, before any thread. `hafsctl` and the mount helper log nothing; they speak through
+//! [`output`](crate::output).
+
+use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+
+use anyhow::Context;
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to stderr and makes every panic end the process.
+///
+/// `filter` is a `tracing` filter such as `info` or `info,hafs_fs=debug`. Fails if it is not.
+pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .with_context(|| format!("`{filter}` is not a log filter"))?;
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    abort_on_panic();
+    Ok(())
+}
+
+/// Replaces the panic hook by one that logs and aborts.
+///
+/// Never unwind: a dropped FUSE reply answers EIO to an application whose operation may have happened, and a lock left
+/// behind by a dead thread would stop a volume without a word. A dead hafsd, on the other hand, loses no byte, and its
+/// successor finds a clean state.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
+        let thread = std::thread::current();
+        let message = info.payload_as_str().unwrap_or("(no message)");
+        let location = info.location().map(ToString::to_string).unwrap_or_default();
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        tracing::error!(
+            thread = thread.name().unwrap_or("?"),
+            location,
+            %backtrace,
+            "broken invariant, hafsd ends: {message}"
+        );
+        std::process::abort();
+    }));
+}
