@@ -11,12 +11,12 @@ use hafs_protocol::{Lsn, PieceId};
 use rocksdb::{ColumnFamily, IteratorMode, Snapshot};
 
 use crate::error::FsError;
-use crate::store::Store;
+use crate::store::digest::Digest;
 use crate::store::key::{
-    APPLIED_KEY, Applied, Dentry, Digest, Extent, ExtentSource, Inode, LocalTable,
-    NAME_COLLISIONS_MAX, Place, SegmentId, Table, key_ino, key_second, name_cookie, piece_key,
-    row_body,
+    APPLIED_KEY, Applied, Dentry, Extent, ExtentSource, Inode, LocalTable, NAME_COLLISIONS_MAX,
+    Place, SegmentId, Table, key_ino, key_second, name_cookie, piece_key, row_body,
 };
+use crate::store::{Row, Store};
 use crate::types::{FileKind, Ino};
 
 /// Problems that a report lists; the rest is counted.
@@ -63,7 +63,6 @@ pub struct CheckReport {
     pub problem_count: u64,
 }
 
-type Row = (Box<[u8]>, Box<[u8]>);
 type TableRows<'a> = Peekable<Box<dyn Iterator<Item = Result<Row, rocksdb::Error>> + 'a>>;
 
 /// The picture that is checked.

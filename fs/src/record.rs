@@ -7,7 +7,8 @@
 use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 
 use crate::error::FsError;
-use crate::store::key::{CHAIN_BYTES, Chain, Reader, Table};
+use crate::store::codec::Reader;
+use crate::store::key::{CHAIN_BYTES, Chain, Table};
 use crate::types::Ino;
 
 /// One place in the log.

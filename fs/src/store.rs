@@ -30,6 +30,8 @@ use crate::store::key::{LocalTable, Table, row_body};
 use crate::store::segment::Segments;
 use crate::store::syncfile::{io_error, sync_dir, write_file_durably};
 
+pub(crate) mod codec;
+pub(crate) mod digest;
 pub(crate) mod key;
 pub(crate) mod logfile;
 pub(crate) mod mark;
@@ -392,13 +394,16 @@ impl Store {
     }
 }
 
-/// Rows of a table, key and value.
+/// Key and value as stored.
+pub(crate) type Row = (Box<[u8]>, Box<[u8]>);
+
+/// Rows of a table.
 pub(crate) struct Rows<'a> {
     iterator: rocksdb::DBIteratorWithThreadMode<'a, DB>,
 }
 
 impl Iterator for Rows<'_> {
-    type Item = Result<(Box<[u8]>, Box<[u8]>), FsError>;
+    type Item = Result<Row, FsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.iterator.next().map(|row| row.map_err(FsError::from))

@@ -6,6 +6,8 @@
 use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 
 use crate::error::FsError;
+use crate::store::codec::{Reader, VERSION, push_time};
+use crate::store::digest::Digest;
 use crate::types::{Attr, FileKind, Ino, Time};
 
 /// Tables that every copy of a volume holds, equal at the same [`Pos`]. The running digest covers these.
@@ -90,8 +92,6 @@ pub(crate) const APPLIED_KEY: &[u8] = b"applied";
 /// Row of [`LocalTable::Local`] with the epochs that this log has seen.
 pub(crate) const EPOCHS_KEY: &[u8] = b"epochs";
 
-/// Version byte of every value written today.
-const VERSION: u8 = 1;
 /// Version byte, epoch, lsn: the head of each replicated row.
 pub(crate) const ROW_HEADER_BYTES: usize = 1 + 4 + 8;
 /// Bytes that one checksum of chunk data covers.
@@ -100,90 +100,6 @@ pub(crate) const CRC_PAGE_BYTES: usize = 4096;
 pub(crate) const CHAIN_BYTES: usize = 16;
 /// Chain value of a record: what it and everything before it hash to.
 pub(crate) type Chain = [u8; CHAIN_BYTES];
-
-/// Reads little-endian fields off a slice; every read is checked.
-pub(crate) struct Reader<'a> {
-    rest: &'a [u8],
-    what: &'static str,
-}
-
-impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Self {
-        Self { rest: bytes, what }
-    }
-
-    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], FsError> {
-        if self.rest.len() < len {
-            return Err(FsError::Corrupt(format!("{}: too short", self.what)));
-        }
-        let (head, rest) = self.rest.split_at(len);
-        self.rest = rest;
-        Ok(head)
-    }
-
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], FsError> {
-        Ok(self.bytes(N)?.try_into().expect("bytes() returned N bytes"))
-    }
-
-    pub(crate) fn u8(&mut self) -> Result<u8, FsError> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    pub(crate) fn u16(&mut self) -> Result<u16, FsError> {
-        Ok(u16::from_le_bytes(self.array()?))
-    }
-
-    pub(crate) fn u32(&mut self) -> Result<u32, FsError> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    pub(crate) fn u64(&mut self) -> Result<u64, FsError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn time(&mut self) -> Result<Time, FsError> {
-        let time = Time {
-            secs: i64::from_le_bytes(self.array()?),
-            nanos: self.u32()?,
-        };
-        if time.nanos >= 1_000_000_000 {
-            return Err(self.corrupt("nanoseconds out of range"));
-        }
-        Ok(time)
-    }
-
-    pub(crate) fn version(&mut self) -> Result<(), FsError> {
-        match self.u8()? {
-            VERSION => Ok(()),
-            other => Err(self.corrupt(&format!("unknown version {other}"))),
-        }
-    }
-
-    pub(crate) fn rest(self) -> &'a [u8] {
-        self.rest
-    }
-
-    pub(crate) fn remaining(&self) -> usize {
-        self.rest.len()
-    }
-
-    pub(crate) fn end(self) -> Result<(), FsError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(self.corrupt("trailing bytes"))
-        }
-    }
-
-    pub(crate) fn corrupt(&self, detail: &str) -> FsError {
-        FsError::Corrupt(format!("{}: {detail}", self.what))
-    }
-}
-
-fn push_time(out: &mut Vec<u8>, time: Time) {
-    out.extend_from_slice(&time.secs.to_le_bytes());
-    out.extend_from_slice(&time.nanos.to_le_bytes());
-}
 
 /// A replicated row as stored: version, position of the record that wrote it, body.
 pub(crate) fn row(pos: Pos, body: &[u8]) -> Vec<u8> {
@@ -778,62 +694,6 @@ pub(crate) fn decode_epochs(raw: &[u8]) -> Result<Vec<EpochStart>, FsError> {
     Ok(epochs)
 }
 
-/// Sum modulo 2^256 of the BLAKE3 of every row: equal on two copies exactly when their rows are (accidents, not
-/// attackers: `replication.md` section 1.18). Order does not matter, so it is kept up to date row by row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Digest([u64; 4]);
-
-impl Digest {
-    pub(crate) const EMPTY: Self = Self([0; 4]);
-
-    pub(crate) fn add(&mut self, table: Table, key: &[u8], raw: &[u8]) {
-        let mut carry = false;
-        for (word, other) in self.0.iter_mut().zip(Self::of(table, key, raw).0) {
-            let (sum, first) = word.overflowing_add(other);
-            let (sum, second) = sum.overflowing_add(u64::from(carry));
-            *word = sum;
-            carry = first | second;
-        }
-    }
-
-    pub(crate) fn remove(&mut self, table: Table, key: &[u8], raw: &[u8]) {
-        let mut borrow = false;
-        for (word, other) in self.0.iter_mut().zip(Self::of(table, key, raw).0) {
-            let (rest, first) = word.overflowing_sub(other);
-            let (rest, second) = rest.overflowing_sub(u64::from(borrow));
-            *word = rest;
-            borrow = first | second;
-        }
-    }
-
-    fn of(table: Table, key: &[u8], raw: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        let key_len = u16::try_from(key.len()).expect("keys are below 300 bytes");
-        hasher
-            .update(&[table.tag()])
-            .update(&key_len.to_le_bytes())
-            .update(key)
-            .update(raw);
-        Self::from_bytes(*hasher.finalize().as_bytes())
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
-        let mut words = [0; 4];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
-        }
-        Self(words)
-    }
-
-    pub(crate) fn to_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.0) {
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -912,35 +772,10 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_forgets_what_is_removed_and_ignores_order() {
-        let rows: [(&[u8], &[u8]); 3] = [(b"a", b"1"), (b"b", b"2"), (b"ab", b"")];
-        let mut forward = Digest::EMPTY;
-        let mut backward = Digest::EMPTY;
-        for (key, raw) in rows {
-            forward.add(Table::Inode, key, raw);
-        }
-        for (key, raw) in rows.into_iter().rev() {
-            backward.add(Table::Inode, key, raw);
-        }
-        assert_eq!(forward, backward);
-        backward.remove(Table::Inode, b"a", b"1");
-        assert_ne!(forward, backward);
-        backward.add(Table::Xattr, b"a", b"1");
-        assert_ne!(
-            forward, backward,
-            "the same row in another table is another row"
-        );
-        for (key, raw) in rows {
-            forward.remove(Table::Inode, key, raw);
-        }
-        assert_eq!(forward, Digest::EMPTY);
-    }
-
-    #[test]
     fn cookies_leave_room_for_dot_entries_and_the_sign() {
         for name in [&b"a"[..], b"b", b"", &[0xff; 255]] {
             let cookie = name_cookie(name);
-            assert!(cookie >= 256 && cookie < 1 << 62 && cookie.is_multiple_of(256));
+            assert!((256..1 << 62).contains(&cookie) && cookie.is_multiple_of(256));
         }
     }
 }

@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 
 use crate::error::FsError;
 use crate::record::{Record, chain};
-use crate::store::key::{CHAIN_BYTES, Chain, Reader, SegmentId};
+use crate::store::codec::Reader;
+use crate::store::key::{CHAIN_BYTES, Chain, SegmentId};
 use crate::store::syncfile::{SyncFile, Syncer, io_error};
 
 const FILE_MAGIC: &[u8; 8] = b"HAFSLOG\0";

@@ -10,6 +10,7 @@ use super::{Inner, Volume};
 use crate::clock;
 use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
+use crate::store::Row;
 use crate::store::key::{
     Extent, ExtentSource, Inode, LocalTable, Place, SegmentPlace, Table, extent_key, key_second,
     piece_key, row_body, stored_bytes,
@@ -545,9 +546,7 @@ fn index(len: u64) -> usize {
     usize::try_from(len).expect("lengths within a read or a chunk fit")
 }
 
-fn decode_extent(
-    row: Result<(Box<[u8]>, Box<[u8]>), FsError>,
-) -> Result<(u64, Extent, Box<[u8]>), FsError> {
+fn decode_extent(row: Result<Row, FsError>) -> Result<(u64, Extent, Box<[u8]>), FsError> {
     let (key, raw) = row?;
     let extent = Extent::decode(row_body(&raw)?)?;
     let start = key_second(&key)?;
