@@ -14,8 +14,8 @@ use crate::record::RecordKind;
 use crate::store::Store;
 use crate::store::key::{
     APPLIED_KEY, Applied, Chain, EPOCHS_KEY, EpochStart, Extent, ExtentSource, Inode, LocalTable,
-    Place, SegmentId, SegmentPlace, SegmentUse, Table, encode_epochs, extent_key, key_ino,
-    key_second, piece_key, row, row_body, segment_index_key,
+    LogPlace, Place, SegmentId, SegmentPlace, SegmentUse, Table, encode_epochs, extent_key,
+    key_ino, key_second, piece_key, row, row_body, segment_index_key,
 };
 use crate::types::Ino;
 
@@ -46,6 +46,8 @@ pub(crate) struct Change {
 pub(crate) struct Step {
     pub(crate) pos: Pos,
     pub(crate) chain: Chain,
+    /// Where the record's frame ends.
+    pub(crate) log_end: LogPlace,
     pub(crate) kind: RecordKind,
     pub(crate) changes: Vec<Change>,
     /// Where the pieces are that the record brings.
@@ -95,6 +97,7 @@ pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(
     }
     applied.pos = step.pos;
     applied.chain = step.chain;
+    applied.log_end = step.log_end;
     batch.put_cf(
         store.local_cf(LocalTable::Local),
         APPLIED_KEY,

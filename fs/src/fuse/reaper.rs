@@ -10,29 +10,35 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
 
 use crate::error::FsError;
 use crate::mount::device;
 use crate::types::Ino;
 use crate::volume::Volume;
 
-/// Orphans waiting for their question: 512 KiB of numbers. What does not fit, because more files than this were unlinked
-/// faster than they are reclaimed, stays an orphan until the end of the mount.
+/// Orphans waiting for their question: 512 KiB of numbers. `rm -rf` of more files than this, faster than they are
+/// reclaimed, leaves some for the sweep.
 const QUEUE_MAX: usize = 1 << 16;
 
 /// The session threads' end: which orphans to ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct Forgets {
     queue: SyncSender<Ino>,
+    sweep_needed: Arc<AtomicBool>,
 }
 
 impl Forgets {
     /// Takes note of `ino`; never blocks.
     pub(super) fn note(&self, ino: Ino) {
-        if let Err(error) = self.queue.try_send(ino) {
-            tracing::debug!(%ino, %error, "orphan left to the end of the mount");
-        }
+        let Err(TrySendError::Full(ino)) = self.queue.try_send(ino) else {
+            return;
+        };
+        // The flag first, then a second try: either the queue is still full, so that the reaper has yet to empty it and
+        // then sees the flag, or this entry wakes it.
+        self.sweep_needed.store(true, Ordering::SeqCst);
+        let _ = self.queue.try_send(ino);
     }
 }
 
@@ -42,17 +48,24 @@ pub(crate) struct Reaper {
     volume: Arc<Volume>,
     device: OwnedFd,
     queue: Receiver<Ino>,
+    sweep_needed: Arc<AtomicBool>,
 }
 
 /// Makes both ends. `device` is any descriptor of the connection.
 pub(crate) fn reaper(volume: Arc<Volume>, device: OwnedFd) -> (Forgets, Reaper) {
     let (sender, queue) = mpsc::sync_channel(QUEUE_MAX);
+    let sweep_needed = Arc::new(AtomicBool::new(false));
+    let forgets = Forgets {
+        queue: sender,
+        sweep_needed: Arc::clone(&sweep_needed),
+    };
     (
-        Forgets { queue: sender },
+        forgets,
         Reaper {
             volume,
             device,
             queue,
+            sweep_needed,
         },
     )
 }
@@ -60,7 +73,26 @@ pub(crate) fn reaper(volume: Arc<Volume>, device: OwnedFd) -> (Forgets, Reaper) 
 impl Reaper {
     /// Reclaims orphans until every [`Forgets`] is gone, that is, until no session is left.
     pub(crate) fn run(self) {
-        for ino in &self.queue {
+        loop {
+            let next = match self.queue.try_recv() {
+                Ok(ino) => Ok(ino),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {
+                    if self.sweep_needed.swap(false, Ordering::SeqCst) {
+                        self.sweep();
+                    }
+                    self.queue.recv()
+                }
+            };
+            match next {
+                Ok(ino) => self.reap(ino),
+                Err(mpsc::RecvError) => return,
+            }
+        }
+    }
+
+    fn sweep(&self) {
+        for ino in self.volume.orphans() {
             self.reap(ino);
         }
     }

@@ -600,6 +600,15 @@ impl SegmentUse {
     }
 }
 
+/// A place in the log's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogPlace {
+    /// The file whose first record is this one.
+    pub(crate) file: Lsn,
+    /// Bytes from its start.
+    pub(crate) offset: u64,
+}
+
 /// How far the state has come, and what it sums up to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Applied {
@@ -607,6 +616,8 @@ pub(crate) struct Applied {
     pub(crate) pos: Pos,
     /// Its chain.
     pub(crate) chain: Chain,
+    /// Where its frame ends in this copy's log: the file, by its first lsn, and the offset in it. Replay starts there.
+    pub(crate) log_end: LogPlace,
     /// Sum over all replicated rows.
     pub(crate) digest: Digest,
     /// What all inodes count against the volume's size, bytes.
@@ -624,6 +635,10 @@ impl Applied {
             lsn: Lsn(0),
         },
         chain: [0; CHAIN_BYTES],
+        log_end: LogPlace {
+            file: Lsn(0),
+            offset: 0,
+        },
         digest: Digest::EMPTY,
         used_bytes: 0,
         inodes: 0,
@@ -635,6 +650,8 @@ impl Applied {
         out.extend_from_slice(&self.pos.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.pos.lsn.0.to_le_bytes());
         out.extend_from_slice(&self.chain);
+        out.extend_from_slice(&self.log_end.file.0.to_le_bytes());
+        out.extend_from_slice(&self.log_end.offset.to_le_bytes());
         out.extend_from_slice(&self.digest.to_bytes());
         for field in [self.used_bytes, self.inodes, self.next_ino.0] {
             out.extend_from_slice(&field.to_le_bytes());
@@ -651,6 +668,10 @@ impl Applied {
                 lsn: Lsn(reader.u64()?),
             },
             chain: reader.array()?,
+            log_end: LogPlace {
+                file: Lsn(reader.u64()?),
+                offset: reader.u64()?,
+            },
             digest: Digest::from_bytes(reader.array()?),
             used_bytes: reader.u64()?,
             inodes: reader.u64()?,

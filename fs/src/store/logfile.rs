@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use crate::error::FsError;
 use crate::record::{Record, chain};
 use crate::store::codec::Reader;
-use crate::store::key::{CHAIN_BYTES, Chain, SegmentId};
+use crate::store::key::{Applied, CHAIN_BYTES, Chain, LogPlace, SegmentId};
 use crate::store::syncfile::{SyncFile, Syncer, io_error};
 
 const FILE_MAGIC: &[u8; 8] = b"HAFSLOG\0";
@@ -62,6 +62,8 @@ pub(crate) struct Framed {
     pub(crate) record: Record,
     pub(crate) places: Vec<ChunkPlace>,
     pub(crate) chain: Chain,
+    /// Where the frame ends.
+    pub(crate) end: LogPlace,
 }
 
 /// A frame's bytes for an encoded record whose chain is `chain`.
@@ -91,9 +93,9 @@ fn len32(len: usize) -> u32 {
     u32::try_from(len).expect("bounded by FRAME_BYTES_MAX")
 }
 
-/// Reads the frame at the start of `bytes`, which must follow a record with this lsn and chain. `None`: no such frame
-/// here, the log ends. Returns the frame and its length.
-fn decode_frame(bytes: &[u8], before: Lsn, chain_before: &Chain) -> Option<(Framed, usize)> {
+/// Reads the frame at the start of `bytes`, which lie at `at` and must follow a record with this lsn and chain. `None`: no such frame
+/// here, the log ends.
+fn decode_frame(bytes: &[u8], at: LogPlace, before: Lsn, chain_before: &Chain) -> Option<Framed> {
     let mut reader = Reader::new(bytes, "frame");
     if reader.u32().ok()? != FRAME_MAGIC {
         return None;
@@ -127,14 +129,16 @@ fn decode_frame(bytes: &[u8], before: Lsn, chain_before: &Chain) -> Option<(Fram
             .filter(|piece| piece.inline.is_none())
             .count()
             == places.len();
-    fits.then_some((
-        Framed {
-            record,
-            places,
-            chain: stored_chain,
-        },
-        len,
-    ))
+    let end = LogPlace {
+        offset: at.offset + len as u64,
+        ..at
+    };
+    fits.then_some(Framed {
+        record,
+        places,
+        chain: stored_chain,
+        end,
+    })
 }
 
 /// The header of a file whose first record is the one after `before`.
@@ -174,9 +178,9 @@ struct FullFile {
     last: Lsn,
 }
 
-/// Where a log ends, and the full files before.
+/// What a log holds before the file that is to be started.
 #[derive(Debug)]
-struct LogEnd {
+struct LogBefore {
     head: Pos,
     chain: Chain,
     full: VecDeque<FullFile>,
@@ -188,7 +192,8 @@ pub(crate) struct LogWriter {
     store: StoreId,
     file_bytes: u64,
     active: Arc<SyncFile>,
-    offset: u64,
+    /// Where the next frame goes.
+    end: LogPlace,
     head: Pos,
     chain: Chain,
     full: VecDeque<FullFile>,
@@ -200,30 +205,33 @@ impl LogWriter {
     /// Starts the log of a new store: one empty file.
     pub(crate) fn create(dir: &Path, store: StoreId, file_bytes: u64) -> Result<Self, FsError> {
         fs::create_dir(dir).map_err(io_error("create", dir))?;
-        let end = LogEnd {
+        let before = LogBefore {
             head: Pos::default(),
             chain: [0; CHAIN_BYTES],
             full: VecDeque::new(),
         };
         let syncer = Arc::new(Syncer::new(dir.to_owned()));
-        Self::start(dir, store, file_bytes, end, syncer)
+        Self::start(dir, store, file_bytes, before, syncer)
     }
 
     fn start(
         dir: &Path,
         store: StoreId,
         file_bytes: u64,
-        end: LogEnd,
+        before: LogBefore,
         syncer: Arc<Syncer>,
     ) -> Result<Self, FsError> {
-        let LogEnd { head, chain, full } = end;
+        let LogBefore { head, chain, full } = before;
         let spares = Arc::new(Spares::new(dir.to_owned(), file_bytes));
         let active = open_next(&spares, &syncer, store, head.lsn.next(), &chain)?;
         Ok(Self {
             store,
             file_bytes,
             active,
-            offset: FILE_HEADER_BYTES,
+            end: LogPlace {
+                file: head.lsn.next(),
+                offset: FILE_HEADER_BYTES,
+            },
             head,
             chain,
             full,
@@ -242,6 +250,14 @@ impl LogWriter {
         &self.chain
     }
 
+    /// Where a frame of this length will end, once there is room for it.
+    pub(crate) fn end_after(&self, frame_bytes: usize) -> LogPlace {
+        LogPlace {
+            offset: self.end.offset + frame_bytes as u64,
+            ..self.end
+        }
+    }
+
     pub(crate) fn syncer(&self) -> &Arc<Syncer> {
         &self.syncer
     }
@@ -257,7 +273,7 @@ impl LogWriter {
 
     /// Makes sure that a frame of this length fits, in a new file if need be. An error leaves the log as it was.
     pub(crate) fn make_room(&mut self, frame_bytes: usize) -> Result<(), FsError> {
-        if self.offset + frame_bytes as u64 > self.file_bytes {
+        if self.end.offset + frame_bytes as u64 > self.file_bytes {
             self.roll()?;
         }
         Ok(())
@@ -269,12 +285,12 @@ impl LogWriter {
         assert_eq!(pos.lsn, self.head.lsn.next(), "the log is dense");
         assert!(pos.epoch >= self.head.epoch, "epochs never fall");
         assert!(
-            self.offset + frame.len() as u64 <= self.file_bytes,
+            self.end.offset + frame.len() as u64 <= self.file_bytes,
             "room was made"
         );
         self.write(frame)?;
         self.syncer.wrote(&self.active, frame.len() as u64);
-        self.offset += frame.len() as u64;
+        self.end.offset += frame.len() as u64;
         self.head = pos;
         self.chain = chain;
         Ok(())
@@ -282,7 +298,7 @@ impl LogWriter {
 
     fn write(&self, frame: &[u8]) -> Result<(), FsError> {
         fail::fail_point!("log-append", |_| Ok(()));
-        self.active.write_at(frame, self.offset)
+        self.active.write_at(frame, self.end.offset)
     }
 
     fn roll(&mut self) -> Result<(), FsError> {
@@ -299,7 +315,10 @@ impl LogWriter {
             last: self.head.lsn,
         });
         self.active = next;
-        self.offset = FILE_HEADER_BYTES;
+        self.end = LogPlace {
+            file: self.head.lsn.next(),
+            offset: FILE_HEADER_BYTES,
+        };
         Ok(())
     }
 
@@ -501,29 +520,33 @@ impl LogReader {
     /// changed.
     pub(crate) fn replay(
         self,
-        applied: Pos,
-        applied_chain: &Chain,
+        applied: &Applied,
         durable: Lsn,
         each: &mut dyn FnMut(&Framed) -> Result<bool, FsError>,
     ) -> Result<LogWriter, FsError> {
-        let mut head = applied;
-        let mut chain = *applied_chain;
+        let mut head = applied.pos;
+        let mut chain = applied.chain;
         let mut full: VecDeque<FullFile> = VecDeque::new();
-        let mut active: Option<(Arc<SyncFile>, u64)> = None;
+        let mut active: Option<(Arc<SyncFile>, LogPlace)> = None;
         let mut ended = false;
         // What a killed predecessor wrote may still be in the page cache only.
         let syncer = Arc::new(Syncer::new(self.dir.clone()));
         syncer.created();
         let mut stale = self.others;
-        // The file that holds the record after `applied` is the last one that starts at or before it.
+        // Reading starts where the applied record ends: damage before that place is of no interest any more.
         let start = self
             .files
             .iter()
-            .rposition(|file| file.first <= applied.lsn.next());
+            .position(|file| file.first == applied.log_end.file)
+            .or_else(|| {
+                self.files
+                    .iter()
+                    .position(|file| file.first == applied.pos.lsn.next())
+            });
         if start.is_none() && !self.files.is_empty() {
             return Err(FsError::Corrupt(format!(
-                "the log starts at {}, but the state ends at {}",
-                self.files[0].first, applied.lsn
+                "the log has no file that goes on after the state's {}",
+                applied.pos.lsn
             )));
         }
         for (index, found) in self.files.iter().enumerate() {
@@ -550,11 +573,19 @@ impl LogReader {
                 });
             }
             let file = open_file(&found.path)?;
-            let offset = read_frames(&file, found, applied, &mut head, &mut chain, each)?;
-            ended = offset.ended_early;
-            syncer.wrote(&file, offset.at);
+            let from = if found.first == applied.log_end.file {
+                applied.log_end
+            } else {
+                LogPlace {
+                    file: found.first,
+                    offset: FILE_HEADER_BYTES,
+                }
+            };
+            let end = read_frames(&file, from, &mut head, &mut chain, each)?;
+            ended = end.ended_early;
+            syncer.wrote(&file, end.at.offset);
             if found.full_length {
-                active = Some((file, offset.at));
+                active = Some((file, end.at));
             } else if head.lsn < found.first {
                 stale.push(found.path.clone()); // empty, and of a length that is no longer used
             } else {
@@ -563,12 +594,6 @@ impl LogReader {
                     last: head.lsn,
                 });
             }
-        }
-        if head < applied || (head == applied && chain != *applied_chain) {
-            return Err(FsError::Corrupt(format!(
-                "the log ends at {}, before the state's {}",
-                head.lsn, applied.lsn
-            )));
         }
         if head.lsn < durable {
             return Err(FsError::Corrupt(format!(
@@ -580,16 +605,16 @@ impl LogReader {
         for path in &stale {
             fs::remove_file(path).map_err(io_error("remove", path))?;
         }
-        let Some((file, offset)) = active else {
-            let end = LogEnd { head, chain, full };
-            return LogWriter::start(&self.dir, self.store, self.file_bytes, end, syncer);
+        let Some((file, end)) = active else {
+            let before = LogBefore { head, chain, full };
+            return LogWriter::start(&self.dir, self.store, self.file_bytes, before, syncer);
         };
         let spares = Arc::new(Spares::new(self.dir.clone(), self.file_bytes));
         Ok(LogWriter {
             store: self.store,
             file_bytes: self.file_bytes,
             active: file,
-            offset,
+            end,
             head,
             chain,
             full,
@@ -609,54 +634,40 @@ fn open_file(path: &Path) -> Result<Arc<SyncFile>, FsError> {
 }
 
 struct FramesEnd {
-    at: u64,
+    at: LogPlace,
     /// `each` refused a record: nothing after it counts, in later files either.
     ended_early: bool,
 }
 
+/// Reads frames from a place on, which must follow `head`.
 fn read_frames(
     file: &SyncFile,
-    found: &FoundFile,
-    applied: Pos,
+    from: LogPlace,
     head: &mut Pos,
     chain: &mut Chain,
     each: &mut dyn FnMut(&Framed) -> Result<bool, FsError>,
 ) -> Result<FramesEnd, FsError> {
     let bytes = fs::read(file.path()).map_err(io_error("read", file.path()))?;
-    let mut at = usize::try_from(FILE_HEADER_BYTES).expect("4096 fits");
-    let mut before = Lsn(found.first.0.saturating_sub(1));
-    let mut chain_before = found.chain_before;
-    while let Some((framed, len)) = bytes
-        .get(at..)
-        .and_then(|rest| decode_frame(rest, before, &chain_before))
-    {
-        if framed.record.pos.lsn > applied.lsn {
-            if !each(&framed)? {
-                return Ok(FramesEnd {
-                    at: at as u64,
-                    ended_early: true,
-                });
-            }
-            *head = framed.record.pos;
-            *chain = framed.chain;
-        } else if framed.record.pos == applied && framed.chain != *chain {
-            return Err(FsError::Corrupt(format!(
-                "log and state differ at {}",
-                applied.lsn
-            )));
+    let mut at = from;
+    loop {
+        let rest = usize::try_from(at.offset)
+            .ok()
+            .and_then(|offset| bytes.get(offset..));
+        let next = rest.and_then(|rest| decode_frame(rest, at, head.lsn, chain));
+        let Some(framed) = next else {
+            return Ok(FramesEnd {
+                at,
+                ended_early: false,
+            });
+        };
+        if !each(&framed)? {
+            return Ok(FramesEnd {
+                at,
+                ended_early: true,
+            });
         }
-        before = framed.record.pos.lsn;
-        chain_before = framed.chain;
-        at += len;
+        *head = framed.record.pos;
+        *chain = framed.chain;
+        at = framed.end;
     }
-    if before < applied.lsn {
-        return Err(FsError::Corrupt(format!(
-            "the log ends at {before}, before the state's {}",
-            applied.lsn
-        )));
-    }
-    Ok(FramesEnd {
-        at: at as u64,
-        ended_early: false,
-    })
 }

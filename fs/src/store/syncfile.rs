@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -108,8 +108,10 @@ pub(crate) fn write_file_durably(path: &Path, bytes: &[u8]) -> Result<(), FsErro
 #[derive(Debug)]
 pub(crate) struct Syncer {
     dir: PathBuf,
-    /// A name was made in `dir` since it was last synced.
-    dir_dirty: AtomicBool,
+    /// Names ever made in `dir`, and how many of those are on the disk. Counted, not flagged: two syncs may run side by
+    /// side, and neither may return before the names that it found are durable.
+    names_made: AtomicU64,
+    names_synced: AtomicU64,
     /// Files that may be dirty. Short: the active one, and those that filled up since the last sync.
     files: Mutex<Vec<Arc<SyncFile>>>,
     /// Bytes written since they were last synced, over all files.
@@ -120,7 +122,8 @@ impl Syncer {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
-            dir_dirty: AtomicBool::new(false),
+            names_made: AtomicU64::new(0),
+            names_synced: AtomicU64::new(0),
             files: Mutex::new(Vec::new()),
             unsynced_bytes: AtomicU64::new(0),
         }
@@ -128,7 +131,7 @@ impl Syncer {
 
     /// `file` was made in the directory, or renamed there.
     pub(crate) fn created(&self) {
-        self.dir_dirty.store(true, Ordering::Release);
+        self.names_made.fetch_add(1, Ordering::AcqRel);
     }
 
     /// `len` bytes were written to `file`.
@@ -143,7 +146,7 @@ impl Syncer {
 
     /// True if a sync would have something to do.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.dir_dirty.load(Ordering::Acquire)
+        self.names_synced.load(Ordering::Acquire) < self.names_made.load(Ordering::Acquire)
             || self.files.lock().iter().any(|file| file.is_dirty())
     }
 
@@ -155,6 +158,7 @@ impl Syncer {
     /// Makes all of it durable. After an error nothing may be taken for durable any more: what failed once is not
     /// reported again by the kernel.
     pub(crate) fn sync(&self) -> Result<(), FsError> {
+        let names = self.names_made.load(Ordering::Acquire);
         let (files, bytes) = {
             let files = self.files.lock();
             (files.clone(), self.unsynced_bytes.load(Ordering::Acquire))
@@ -162,8 +166,9 @@ impl Syncer {
         for file in &files {
             file.sync()?;
         }
-        if self.dir_dirty.swap(false, Ordering::AcqRel) {
+        if self.names_synced.load(Ordering::Acquire) < names {
             sync_dir(&self.dir)?;
+            self.names_synced.fetch_max(names, Ordering::AcqRel);
         }
         let mut known = self.files.lock();
         known.retain(|file| file.is_dirty());

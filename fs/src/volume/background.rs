@@ -20,6 +20,8 @@ const PUSH_BYTES: u64 = 4 << 20;
 pub(super) const UNSYNCED_CHUNK_BYTES_MAX: u64 = 16 << 20;
 /// State is also flushed when unflushed records name so many bytes of chunks, as replay must read them all.
 const UNFLUSHED_CHUNK_BYTES: u64 = 256 << 20;
+/// And after so many records, as replay takes some 50 µs for each.
+const UNFLUSHED_RECORDS: u64 = 16_384;
 /// How often a flush that runs is looked at.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// Dead bytes that are worth a round of the collector, and as a share (one in so many) of all.
@@ -95,6 +97,7 @@ impl Inner {
     /// Called after each record: asks the housekeeper for what is due.
     pub(super) fn ask_for_chores(&self, core: &Core) {
         let flush = core.unflushed_bytes > self.settings.state_buffer_bytes
+            || core.unflushed_records > UNFLUSHED_RECORDS
             || core.unflushed_chunk_bytes > UNFLUSHED_CHUNK_BYTES;
         let spare = core.log.spares().len() == 0;
         let push = self.store.segments.syncer().unsynced_bytes() > PUSH_BYTES;
@@ -194,6 +197,7 @@ impl Inner {
             self.write_segment_rows(&mut core)?;
             self.store.start_flush()?;
             core.unflushed_bytes = 0;
+            core.unflushed_records = 0;
             core.unflushed_chunk_bytes = 0;
             core.log.head().lsn
         };

@@ -73,7 +73,16 @@ impl Inner {
         let Some(old) = self.chunk_in(segment, id)? else {
             return Ok(()); // died since the scan
         };
-        let bytes = self.store.segments.read_chunk(&old)?;
+        let bytes = match self.store.segments.read_chunk(&old) {
+            Ok(bytes) => bytes,
+            Err(error @ FsError::Damaged { .. }) => {
+                // It stays, and its segment with it: another copy may mend it.
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "the collector left a damaged chunk where it is");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let new = self
             .store
             .segments

@@ -108,9 +108,9 @@ impl Volume {
         drop(mark);
         let mut totals = load_totals(&store)?;
         let flushed = totals.applied.pos.lsn;
-        let chain = totals.applied.chain;
+        let applied = totals.applied.clone();
         let log = LogReader::open(&log_dir(dir), identity.store, settings.log_file_bytes)?;
-        let log = log.replay(totals.applied.pos, &chain, durable, &mut |framed| {
+        let log = log.replay(&applied, durable, &mut |framed| {
             replay_record(&store, &mut totals, framed, durable)
         })?;
         let replayed = totals.applied.pos.lsn.0 - flushed.0;
@@ -211,6 +211,7 @@ impl Inner {
                 log,
                 totals,
                 unflushed_bytes: 0,
+                unflushed_records: 0,
                 unflushed_chunk_bytes: 0,
                 flushed,
             }),
@@ -320,6 +321,7 @@ fn replay_record(
     let step = Step {
         pos: record.pos,
         chain: framed.chain,
+        log_end: framed.end,
         kind: record.kind,
         changes,
         pieces,
