@@ -68,8 +68,11 @@ impl Config {
     pub fn resolve(arguments: Arguments) -> Result<Self, Refusal> {
         let file = match &arguments.config {
             Some(path) => read(path)?.ok_or_else(|| {
-                Refusal::new(format!("the configuration file {} is not there", path.display()))
-                    .next("give another --config, or leave it out")
+                Refusal::new(format!(
+                    "the configuration file {} is not there",
+                    path.display()
+                ))
+                .next("give another --config, or leave it out")
             })?,
             None => read(Path::new(CONFIG_DEFAULT))?.unwrap_or_default(),
         };
@@ -79,7 +82,9 @@ impl Config {
             data_dir: absolute(data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into()))?,
             socket: absolute(socket.unwrap_or_else(|| SOCKET_DEFAULT.into()))?,
             log_format: arguments.log_format.or(file.log_format).unwrap_or_default(),
-            log_filter: file.log_filter.unwrap_or_else(|| LOG_FILTER_DEFAULT.to_owned()),
+            log_filter: file
+                .log_filter
+                .unwrap_or_else(|| LOG_FILTER_DEFAULT.to_owned()),
         })
     }
 }
@@ -96,9 +101,14 @@ fn read(path: &Path) -> Result<Option<ConfigFile>, Refusal> {
         }
     };
     parse(&text).map(Some).map_err(|problem| {
-        Refusal::new(format!("{} line {}: {}", path.display(), problem.line, problem.message))
-            .why("a setting that is not understood may be one that somebody relies on")
-            .next("correct the line; docs/operations.md lists the settings")
+        Refusal::new(format!(
+            "{} line {}: {}",
+            path.display(),
+            problem.line,
+            problem.message
+        ))
+        .why("a setting that is not understood may be one that somebody relies on")
+        .next("correct the line, or leave the setting out")
     })
 }
 
@@ -113,7 +123,11 @@ fn parse(text: &str) -> Result<ConfigFile, ConfigProblem> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         ConfigProblem {
-            line: text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1,
+            line: text.as_bytes()[..start]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count()
+                + 1,
             message: error.message().lines().collect::<Vec<_>>().join(", "),
         }
     })
@@ -134,22 +148,37 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line() {
         let problem = parse("# hafsd\nsocket = \"/s\"\ndata-dir = \"/x\"\n").unwrap_err();
         assert_eq!(problem.line, 3);
-        assert!(problem.message.contains("unknown field `data-dir`"), "{}", problem.message);
+        assert!(
+            problem.message.contains("unknown field `data-dir`"),
+            "{}",
+            problem.message
+        );
     }
 
     #[test]
     fn a_wrong_type_and_broken_syntax_name_their_line() {
         assert_eq!(parse("\n\nsocket = 3\n").unwrap_err().line, 3);
-        assert_eq!(parse("socket = \"/s\"\nlog_format = \"xml\"\n").unwrap_err().line, 2);
-        assert_eq!(parse("socket = \"/s\"\nwhat is this\n").unwrap_err().line, 2);
+        assert_eq!(
+            parse("socket = \"/s\"\nlog_format = \"xml\"\n")
+                .unwrap_err()
+                .line,
+            2
+        );
+        assert_eq!(
+            parse("socket = \"/s\"\nwhat is this\n").unwrap_err().line,
+            2
+        );
     }
 
     #[test]
     fn argument_over_file_over_default() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hafsd.toml");
-        fs::write(&path, "data_dir = \"/from-file\"\nsocket = \"/file.sock\"\nlog_format = \"json\"\n")
-            .unwrap();
+        fs::write(
+            &path,
+            "data_dir = \"/from-file\"\nsocket = \"/file.sock\"\nlog_format = \"json\"\n",
+        )
+        .unwrap();
         let config = Config::resolve(Arguments {
             data_dir: Some("/from-argument".into()),
             config: Some(path),
@@ -169,6 +198,10 @@ mod tests {
             ..Arguments::default()
         })
         .unwrap_err();
-        assert!(refusal.error.contains("/nonexistent/hafsd.toml is not there"));
+        assert!(
+            refusal
+                .error
+                .contains("/nonexistent/hafsd.toml is not there")
+        );
     }
 }

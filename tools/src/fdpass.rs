@@ -65,11 +65,18 @@ impl Conversation {
     }
 
     /// Sends `message`, and with it `fd`.
-    pub fn send(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> Result<(), PassError> {
-        let bytes = serde_json::to_vec(message)
-            .map_err(|error| PassError::Malformed(error.to_string()))?;
+    pub fn send(
+        &self,
+        message: &impl Serialize,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), PassError> {
+        let bytes =
+            serde_json::to_vec(message).map_err(|error| PassError::Malformed(error.to_string()))?;
         if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(PassError::Malformed(format!("{} bytes are too long", bytes.len())));
+            return Err(PassError::Malformed(format!(
+                "{} bytes are too long",
+                bytes.len()
+            )));
         }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -113,7 +120,10 @@ impl Conversation {
         if message.bytes == 0 {
             return Err(PassError::Closed);
         }
-        if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if message
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
             return Err(PassError::Malformed("the message was cut off".to_owned()));
         }
         let value = serde_json::from_slice(&bytes[..message.bytes])
@@ -130,7 +140,12 @@ impl AsFd for Conversation {
 
 /// A SOCK_SEQPACKET unix socket that no child inherits.
 pub fn seqpacket() -> io::Result<OwnedFd> {
-    Ok(net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    Ok(net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 fn pass_error(errno: rustix::io::Errno) -> PassError {
@@ -152,10 +167,18 @@ mod tests {
     use super::*;
 
     fn pair() -> (Conversation, Conversation) {
-        let (a, b) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (a, b) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
         let timeout = Duration::from_millis(50);
-        (Conversation::new(a, timeout).unwrap(), Conversation::new(b, timeout).unwrap())
+        (
+            Conversation::new(a, timeout).unwrap(),
+            Conversation::new(b, timeout).unwrap(),
+        )
     }
 
     #[test]

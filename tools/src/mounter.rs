@@ -94,30 +94,37 @@ pub fn mount(call: &MountCall) -> Result<(), MountFailure> {
     if call.options.remount {
         return remount(call, &directory);
     }
-    clear_dead(&directory)?;
     let mut missing = None;
     for _ in 0..ASK_TRIES {
-        match mount_or_bind(call, &directory)? {
+        match mount_or_bind(call, &directory, missing)? {
             Outcome::Done => return Ok(()),
-            // The very mount that was missing before is still served: it is not coming or going, it is out of reach.
-            Outcome::NotHere { connection, first, same_namespace }
-                if missing.replace(connection) == Some(connection) =>
-            {
+            // Mounted elsewhere, or missed twice: it is not about to end, it is out of reach.
+            Outcome::NotHere {
+                connection,
+                first,
+                same_namespace,
+            } if !same_namespace || missing == Some(connection) => {
                 return Err(elsewhere(&call.volume, &first, same_namespace));
             }
-            Outcome::NotHere { .. } => {}
+            // Perhaps an umount is under way: hafsd waits for its end before it answers again.
+            Outcome::NotHere { connection, .. } => missing = Some(connection),
         }
     }
     Err(MountFailure::Mount(
-        Refusal::new(format!("volume `{}` is mounted and unmounted all the time", call.volume))
-            .why("each time it was to be bound, the mount was gone")
-            .next("try again"),
+        Refusal::new(format!(
+            "volume `{}` is mounted and unmounted all the time",
+            call.volume
+        ))
+        .why("each time it was to be bound, the mount was gone")
+        .next("try again"),
     ))
 }
 
 /// mount(8) makes an absolute path of a source that is the name of a file in the current directory.
 fn refuse_path_as_volume(call: &MountCall) -> Result<(), MountFailure> {
-    let Some((_, name)) = call.volume.rsplit_once('/') else { return Ok(()) };
+    let Some((_, name)) = call.volume.rsplit_once('/') else {
+        return Ok(());
+    };
     Err(MountFailure::Mount(
         Refusal::new(format!("`{}` is not the name of a volume", call.volume))
             .why("names hold no `/`; mount makes a path of a name that is also a file in the current directory")
@@ -127,32 +134,48 @@ fn refuse_path_as_volume(call: &MountCall) -> Result<(), MountFailure> {
 
 /// A label that is asked for and not set would leave files open to what the label was to keep out.
 fn refuse_security(options: &MountOptions) -> Result<(), MountFailure> {
-    let Some(option) = options.security.first() else { return Ok(()) };
+    let Some(option) = options.security.first() else {
+        return Ok(());
+    };
     Err(MountFailure::Mount(
-        Refusal::new(format!("option `{option}` cannot be passed on to the kernel"))
-            .why("this version mounts without security labels")
-            .next("leave the option out"),
+        Refusal::new(format!(
+            "option `{option}` cannot be passed on to the kernel"
+        ))
+        .why("this version mounts without security labels")
+        .next("leave the option out"),
     ))
 }
 
 /// The mount point, as mountinfo names it.
 fn directory(path: &Path) -> Result<PathBuf, MountFailure> {
     let refused = |problem: &str, why: String| {
+        let refusal = Refusal::new(format!("cannot mount on {}: {problem}", path.display()));
         MountFailure::Mount(
-            Refusal::new(format!("cannot mount on {}: {problem}", path.display()))
+            refusal
                 .why(why)
-                .next(format!("mkdir -p {}", path.display())),
+                .next("choose a directory as the mount point"),
         )
     };
     let directory = match mountpoint::canonical(path) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(refused("there is no such directory", error.to_string()));
+            let path = path.display();
+            let refusal = Refusal::new(format!(
+                "cannot mount on {path}: there is no such directory"
+            ));
+            return Err(MountFailure::Mount(
+                refusal
+                    .why("mount makes no directories")
+                    .next(format!("mkdir -p {path}")),
+            ));
         }
         Err(error) => return Err(refused("it cannot be reached", error.to_string())),
     };
     if directory.to_str().is_none() {
-        return Err(refused("its name is not UTF-8", "hafsd could not show it".to_owned()));
+        return Err(refused(
+            "its name is not UTF-8",
+            "hafsd could not show it".to_owned(),
+        ));
     }
     // A dead mount has no answer to what it is; that something is mounted there tells that it is a directory.
     match fs::metadata(&directory) {
@@ -164,19 +187,25 @@ fn directory(path: &Path) -> Result<PathBuf, MountFailure> {
     }
 }
 
-/// Takes dead mounts of hafs off the directory. Others, and living ones, stay below the new mount.
+/// Takes dead mounts of hafs off the directory. Others, and living ones, stay below the new mount. Only once it is clear
+/// that a new one takes their place: a dead mount at least keeps writes out of the directory underneath.
 fn clear_dead(directory: &Path) -> Result<(), MountFailure> {
     for _ in 0..DEAD_MAX {
         let mounts = mounts()?;
-        let Some(entry) = mountinfo::top_at(&mounts, directory) else { return Ok(()) };
+        let Some(entry) = mountinfo::top_at(&mounts, directory) else {
+            return Ok(());
+        };
         if !entry.is_hafs() || mountpoint::probe(directory) != Probe::Dead {
             return Ok(());
         }
         mountpoint::detach(directory).map_err(|error| {
             MountFailure::Mount(
-                Refusal::new(format!("the dead mount on {} cannot be cleared away", directory.display()))
-                    .why(error.to_string())
-                    .next(format!("umount -l {}", directory.display())),
+                Refusal::new(format!(
+                    "the dead mount on {} cannot be cleared away",
+                    directory.display()
+                ))
+                .why(error.to_string())
+                .next(format!("umount -l {}", directory.display())),
             )
         })?;
     }
@@ -187,29 +216,76 @@ fn clear_dead(directory: &Path) -> Result<(), MountFailure> {
 enum Outcome {
     Done,
     /// hafsd serves a mount of the volume that is not to be seen from here, or no more.
-    NotHere { connection: u32, first: String, same_namespace: bool },
+    NotHere {
+        connection: u32,
+        first: String,
+        same_namespace: bool,
+    },
 }
 
-fn mount_or_bind(call: &MountCall, directory: &Path) -> Result<Outcome, MountFailure> {
+fn mount_or_bind(
+    call: &MountCall,
+    directory: &Path,
+    missing: Option<u32>,
+) -> Result<Outcome, MountFailure> {
     let conversation = connect(call)?;
     let ask = Ask {
         volume: call.volume.clone(),
         directory: directory.to_str().expect("checked before").to_owned(),
         namespace: mountpoint::namespace()
             .map_err(|error| system("tell this mount namespace", &error))?,
+        missing,
     };
-    conversation.send(&ask, None).map_err(|error| broken(&error))?;
+    conversation
+        .send(&ask, None)
+        .map_err(|error| broken(&error))?;
     let (answer, _) = conversation.receive().map_err(|error| broken(&error))?;
     match answer {
         Answer::Refused(error) => Err(MountFailure::Mount(error.into())),
         Answer::Mount | Answer::Bind { .. } if call.fake => Ok(Outcome::Done),
-        Answer::Mount => mount_new(call, directory, &conversation).map(|()| Outcome::Done),
-        Answer::Bind { connection, directory: first, same_namespace } => {
-            match mounts()?.iter().find(|entry| can_be_bound(entry, connection)) {
+        Answer::Mount => {
+            clear_dead(directory)?;
+            mount_new(call, directory, &conversation).map(|()| Outcome::Done)
+        }
+        Answer::Bind {
+            connection,
+            directory: first,
+            same_namespace,
+        } => {
+            clear_dead(directory)?;
+            let mounts = mounts()?;
+            refuse_twice(call, mountinfo::top_at(&mounts, directory), connection)?;
+            match mounts.iter().find(|entry| can_be_bound(entry, connection)) {
                 Some(entry) => bind(call, &entry.mount_point, directory).map(|()| Outcome::Done),
-                None => Ok(Outcome::NotHere { connection, first, same_namespace }),
+                None => Ok(Outcome::NotHere {
+                    connection,
+                    first,
+                    same_namespace,
+                }),
             }
         }
+    }
+}
+
+/// As mount(2) itself does: the same filesystem twice on one directory would need two umounts and show nothing new.
+fn refuse_twice(
+    call: &MountCall,
+    top: Option<&MountEntry>,
+    connection: u32,
+) -> Result<(), MountFailure> {
+    match top {
+        Some(entry) if entry.is_hafs() && entry.device == (0, connection) => {
+            let (volume, directory) = (&call.volume, call.directory.display());
+            let refusal = Refusal::new(format!(
+                "volume `{volume}` is mounted on {directory} already"
+            ));
+            Err(MountFailure::Mount(
+                refusal
+                    .why("a second mount on the same directory would only lie on the first")
+                    .next(format!("use it, or umount {directory} first")),
+            ))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -235,7 +311,9 @@ fn mount_new(
 ) -> Result<(), MountFailure> {
     let device = open_device().map_err(|error| {
         MountFailure::System(
-            Refusal::new("FUSE is not available").why(chain(&error)).next("modprobe fuse"),
+            Refusal::new("FUSE is not available")
+                .why(chain(&error))
+                .next("modprobe fuse"),
         )
     })?;
     // Read only is a property of this mount, not of the volume: a second one may be writable. Nobody can write before
@@ -243,12 +321,20 @@ fn mount_new(
     let flags = call.options.flags.difference(MountFlags::RDONLY);
     let connection = mount_volume(device.as_fd(), &call.volume, directory, flags)
         .map_err(|error| not_mounted(call, &chain(&error)))?;
-    let mounted = Mounted { directory, done: false };
+    let mounted = Mounted {
+        directory,
+        done: false,
+    };
     if call.options.flags.contains(MountFlags::RDONLY) {
-        set_flags(directory, call.options.flags).map_err(|error| not_mounted(call, &error.to_string()))?;
+        set_flags(directory, call.options.flags)
+            .map_err(|error| not_mounted(call, &error.to_string()))?;
     }
-    conversation.set_timeout(SERVE_WAIT).map_err(|error| system("set a time-out", &error))?;
-    conversation.send(&Serve { connection }, Some(device.as_fd())).map_err(|error| broken(&error))?;
+    conversation
+        .set_timeout(SERVE_WAIT)
+        .map_err(|error| system("set a time-out", &error))?;
+    conversation
+        .send(&Serve { connection }, Some(device.as_fd()))
+        .map_err(|error| broken(&error))?;
     let (served, _) = conversation.receive().map_err(|error| broken(&error))?;
     match served {
         Served::Serving => {}
@@ -264,10 +350,17 @@ fn mount_new(
 /// Binds the mount that is there; its flags are its own.
 fn bind(call: &MountCall, first: &Path, directory: &Path) -> Result<(), MountFailure> {
     rustix::mount::mount_bind(first, directory).map_err(|error| {
-        not_mounted(call, &format!("cannot bind the mount on {}: {error}", first.display()))
+        not_mounted(
+            call,
+            &format!("cannot bind the mount on {}: {error}", first.display()),
+        )
     })?;
-    let mounted = Mounted { directory, done: false };
-    set_flags(directory, call.options.flags).map_err(|error| not_mounted(call, &error.to_string()))?;
+    let mounted = Mounted {
+        directory,
+        done: false,
+    };
+    set_flags(directory, call.options.flags)
+        .map_err(|error| not_mounted(call, &error.to_string()))?;
     answered(call, directory)?;
     mounted.keep();
     Ok(())
@@ -297,7 +390,11 @@ fn remount(call: &MountCall, directory: &Path) -> Result<(), MountFailure> {
 }
 
 fn set_flags(directory: &Path, flags: MountFlags) -> io::Result<()> {
-    Ok(rustix::mount::mount_remount(directory, MountFlags::BIND | flags, "")?)
+    Ok(rustix::mount::mount_remount(
+        directory,
+        MountFlags::BIND | flags,
+        "",
+    )?)
 }
 
 /// The root must answer before the caller starts anything on it.
@@ -335,7 +432,9 @@ impl Drop for Mounted<'_> {
 fn mounts() -> Result<Vec<MountEntry>, MountFailure> {
     mountinfo::mounts().map_err(|error: FsError| {
         MountFailure::System(
-            Refusal::new("cannot read the list of mounts").why(chain(&error)).next("mount /proc"),
+            Refusal::new("cannot read the list of mounts")
+                .why(chain(&error))
+                .next("mount /proc"),
         )
     })
 }
@@ -372,7 +471,9 @@ fn broken(error: &PassError) -> MountFailure {
 }
 
 fn elsewhere(volume: &str, first: &str, same_namespace: bool) -> MountFailure {
-    let refusal = Refusal::new(format!("volume `{volume}` is in use where it cannot be bound from"));
+    let refusal = Refusal::new(format!(
+        "volume `{volume}` is in use where it cannot be bound from"
+    ));
     MountFailure::Mount(if same_namespace {
         refusal
             .why(format!(
@@ -381,7 +482,9 @@ fn elsewhere(volume: &str, first: &str, same_namespace: bool) -> MountFailure {
             .next("end the processes and containers that use it, then mount it again")
     } else {
         refusal
-            .why(format!("it is mounted on {first} in another mount namespace"))
+            .why(format!(
+                "it is mounted on {first} in another mount namespace"
+            ))
             .next("unmount it there, or mount in that namespace (nsenter -m)")
     })
 }

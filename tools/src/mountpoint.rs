@@ -38,10 +38,12 @@ pub fn probe(path: &Path) -> Probe {
     let (sender, receiver) = mpsc::sync_channel(1);
     let path = path.to_owned();
     // In a thread of its own, left behind if it hangs: nothing can interrupt it.
-    let spawned = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
-        // Nobody listens any more after the time-out.
-        let _ = sender.send(ask(&path));
-    });
+    let spawned = std::thread::Builder::new()
+        .name("probe".to_owned())
+        .spawn(move || {
+            // Nobody listens any more after the time-out.
+            let _ = sender.send(ask(&path));
+        });
     if let Err(error) = spawned {
         return Probe::Fails(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN));
     }
@@ -67,7 +69,10 @@ pub fn is_reachable(entry: &MountEntry) -> bool {
 
 /// Takes what is mounted at `path` off it, even if it is in use: whoever uses it keeps it until it lets go. Does not wait.
 pub fn detach(path: &Path) -> io::Result<()> {
-    Ok(rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+    Ok(rustix::mount::unmount(
+        path,
+        UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+    )?)
 }
 
 /// The number that tells this process's mount namespace from others.
@@ -110,6 +115,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_fails() {
-        assert_eq!(probe(Path::new("/nonexistent/x")), Probe::Fails(Errno::NOENT));
+        assert_eq!(
+            probe(Path::new("/nonexistent/x")),
+            Probe::Fails(Errno::NOENT)
+        );
     }
 }

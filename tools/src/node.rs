@@ -17,15 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hafs_fs::{SharedCache, Volume};
+use hafs_meta::volume::{SIZE_BYTES_MAX, SIZE_BYTES_MIN};
 use hafs_meta::{
     Catalog, ClusterId, ClusterRecord, LocalStore, MetaError, NodeRecord, OpenError, VolumeRecord,
 };
 use hafs_protocol::{Lsn, NodeId};
 use jiff::Timestamp;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use uuid::Uuid;
 
 use self::datadir::DataDir;
@@ -33,9 +34,12 @@ use self::mounting::Mounting;
 use self::served::ServedMounts;
 use crate::control::{ApiError, ErrorCode};
 use crate::output::{Refusal, chain};
+use crate::size;
 
 pub use self::mounting::{Reservation, Reserved};
 
+/// How long a request waits for the volumes to be open. Clients wait for longer.
+const SERVING_WAIT: Duration = Duration::from_secs(30);
 /// Memory for blocks of volumes' state. File bytes are cached by the kernel, above FUSE and below the segments.
 const CACHE_BYTES: usize = 128 << 20;
 /// What is said of a store that failed while it was open; its errors are in the log.
@@ -153,18 +157,28 @@ impl Node {
         self.data.node()
     }
 
-    /// Refuses what may not be begun before everything is open, or once the end has begun.
-    fn refuse_unless_serving(&self, state: &State) -> Result<(), ApiError> {
-        match state.phase {
-            Phase::Serving => Ok(()),
-            Phase::Starting => {
-                Err(ApiError::new(ErrorCode::NotReady, "hafsd is still opening its volumes")
-                    .next("try again when `hafsctl status` says ready"))
+    /// Waits until everything is open, within a bound. Nothing new is begun before, or once the end has begun.
+    fn wait_until_serving(&self) -> Result<MutexGuard<'_, State>, ApiError> {
+        let deadline = Instant::now() + SERVING_WAIT;
+        let mut state = self.state.lock();
+        loop {
+            match state.phase {
+                Phase::Serving => return Ok(state),
+                Phase::Ending => return Err(ending()),
+                Phase::Starting => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
+                        let error = "hafsd is still opening its volumes";
+                        return Err(ApiError::new(ErrorCode::NotReady, error)
+                            .next("try again when `hafsctl status` says ready"));
+                    }
+                }
             }
-            Phase::Ending => Err(ApiError::new(ErrorCode::NotReady, "hafsd is ending")
-                .next("start it again")),
         }
     }
+}
+
+fn ending() -> ApiError {
+    ApiError::new(ErrorCode::NotReady, "hafsd is ending").next("start it again")
 }
 
 impl Slot {
@@ -172,7 +186,11 @@ impl Slot {
         let deleting = record.spec.deleting_since.is_some();
         Self {
             record,
-            store: if deleting { StoreState::Deleting } else { StoreState::Opening },
+            store: if deleting {
+                StoreState::Deleting
+            } else {
+                StoreState::Opening
+            },
             mounting: Mounting::Free,
             checking: false,
             verified: None,
@@ -186,11 +204,24 @@ async fn read_records(
     id: NodeId,
     now: Timestamp,
 ) -> Result<(String, Vec<VolumeRecord>), MetaError> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let node = NodeRecord { id, name: host, created_at: now };
-    let cluster = ClusterRecord { id: ClusterId(Uuid::new_v4()), created_at: now };
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let node = NodeRecord {
+        id,
+        name: host,
+        created_at: now,
+    };
+    let cluster = ClusterRecord {
+        id: ClusterId(Uuid::new_v4()),
+        created_at: now,
+    };
     catalog.bootstrap(&node, &cluster).await?;
-    let name = catalog.node(id).await?.map_or(node.name, |record| record.name);
+    let name = catalog
+        .node(id)
+        .await?
+        .map_or(node.name, |record| record.name);
     Ok((name, catalog.volumes().await?))
 }
 
@@ -200,9 +231,12 @@ fn refuse_without_records(data: &DataDir) -> Result<(), Refusal> {
     if !is_empty(data.meta()) || is_empty(data.volumes()) {
         return Ok(());
     }
-    Err(Refusal::new(format!("the control store {} is missing", data.meta().display()))
-        .why("there are stores of volumes beside it, and nothing says any more which volumes they are")
-        .next("restore `meta` from a backup; nothing was touched"))
+    Err(Refusal::new(format!(
+        "the control store {} is missing",
+        data.meta().display()
+    ))
+    .why("there are stores of volumes beside it, and nothing says any more which volumes they are")
+    .next("restore `meta` from a backup; nothing was touched"))
 }
 
 fn refuse_open(error: &OpenError) -> Refusal {
@@ -213,12 +247,17 @@ fn refuse_open(error: &OpenError) -> Refusal {
         OpenError::Io { .. } => "repair what the system complains about",
         _ => "restore it from a backup; nothing was touched",
     };
-    Refusal::new("cannot open the control store").why(chain(error)).next(next)
+    Refusal::new("cannot open the control store")
+        .why(chain(error))
+        .next(next)
 }
 
 fn refuse_records(data: &DataDir, error: &MetaError) -> Refusal {
-    let refusal = Refusal::new(format!("cannot use the control store in {}", data.meta().display()))
-        .why(chain(error));
+    let refusal = Refusal::new(format!(
+        "cannot use the control store in {}",
+        data.meta().display()
+    ))
+    .why(chain(error));
     match error {
         MetaError::ForeignNode { .. } => refusal
             .next("a data directory was put together from two; restore the one that belongs here"),
@@ -228,26 +267,46 @@ fn refuse_records(data: &DataDir, error: &MetaError) -> Refusal {
 
 /// An error of the control store, for users.
 fn meta_error(error: &MetaError) -> ApiError {
+    if let MetaError::InvalidSize { size_bytes } = error {
+        return ApiError::new(
+            ErrorCode::BadRequest,
+            format!(
+                "a volume cannot have a size of {}",
+                size::display(*size_bytes)
+            ),
+        )
+        .why(format!(
+            "sizes are between {} and {}",
+            size::display(SIZE_BYTES_MIN),
+            size::display(SIZE_BYTES_MAX)
+        ))
+        .next("choose another size");
+    }
     let (code, next) = match error {
         MetaError::NoSuchVolume(_) => (ErrorCode::VolumeNotFound, "hafsctl volume list"),
         MetaError::NameTaken { .. } => (ErrorCode::VolumeExists, "choose another name"),
-        MetaError::InvalidName { .. }
-        | MetaError::InvalidSize { .. }
-        | MetaError::InvalidCopies { .. } => (ErrorCode::BadRequest, "correct it and try again"),
-        MetaError::Deleting { .. } => {
-            (ErrorCode::VolumeBusy, "wait until it is gone from `hafsctl volume list`")
+        MetaError::InvalidName { .. } | MetaError::InvalidCopies { .. } => {
+            (ErrorCode::BadRequest, "correct it and try again")
         }
+        MetaError::Deleting { .. } => (
+            ErrorCode::VolumeBusy,
+            "wait until it is gone from `hafsctl volume list`",
+        ),
         MetaError::Contended { .. } | MetaError::Store(_) => (ErrorCode::VolumeBusy, "try again"),
-        MetaError::Unsettled(_) => {
-            (ErrorCode::TimedOut, "look with `hafsctl volume list` whether it happened")
-        }
+        MetaError::Unsettled(_) => (
+            ErrorCode::TimedOut,
+            "look with `hafsctl volume list` whether it happened",
+        ),
         _ => (ErrorCode::Internal, "look at hafsd's log"),
     };
     ApiError::new(code, chain(error)).next(next)
 }
 
 fn no_such_volume(name: &str) -> ApiError {
-    ApiError::new(ErrorCode::VolumeNotFound, format!("volume `{name}` does not exist"))
-        .why("this node has no record of it")
-        .next("hafsctl volume list shows what there is; hafsctl volume create makes one")
+    ApiError::new(
+        ErrorCode::VolumeNotFound,
+        format!("volume `{name}` does not exist"),
+    )
+    .why("this node has no record of it")
+    .next("hafsctl volume list shows what there is; hafsctl volume create makes one")
 }

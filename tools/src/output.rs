@@ -50,7 +50,12 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that ends the process with [`Exit::Error`].
     pub fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), why: None, next: None, exit: Exit::Error }
+        Self {
+            error: error.into(),
+            why: None,
+            next: None,
+            exit: Exit::Error,
+        }
     }
 
     /// Adds the reason.
@@ -77,9 +82,17 @@ impl Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        let exit =
-            if error.code == ErrorCode::TimedOut { Exit::Timeout } else { Exit::Error };
-        Self { error: error.error, why: error.why, next: error.next, exit }
+        let exit = if error.code == ErrorCode::TimedOut {
+            Exit::Timeout
+        } else {
+            Exit::Error
+        };
+        Self {
+            error: error.error,
+            why: error.why,
+            next: error.next,
+            exit,
+        }
     }
 }
 
@@ -150,7 +163,10 @@ pub struct Table {
 impl Table {
     /// An empty table.
     pub fn new(headings: &[&'static str]) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new() }
+        Self {
+            headings: headings.to_vec(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row; it has as many cells as there are headings.
@@ -174,8 +190,11 @@ impl fmt::Display for Table {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        let lines: Vec<String> =
-            table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+        let lines: Vec<String> = table
+            .to_string()
+            .lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect();
         f.write_str(&lines.join("\n"))
     }
 }

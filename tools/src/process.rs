@@ -19,8 +19,14 @@ pub fn prepare() {
     umask(Mode::from_raw_mode(0o077));
     let results = [
         // Memory that we need while we write must not wait for pages that only we can write.
-        ("PR_SET_IO_FLUSHER", configure_io_flusher_behavior(true).map_err(io::Error::from)),
-        ("oom_score_adj", fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUST)),
+        (
+            "PR_SET_IO_FLUSHER",
+            configure_io_flusher_behavior(true).map_err(io::Error::from),
+        ),
+        (
+            "oom_score_adj",
+            fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUST),
+        ),
         ("RLIMIT_NOFILE", raise_open_files()),
     ];
     for (what, result) in results {
@@ -33,5 +39,11 @@ pub fn prepare() {
 /// Each volume holds its log, its segments and its state's tables open.
 fn raise_open_files() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+    Ok(setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?)
 }

@@ -45,11 +45,15 @@ pub enum SizeError {
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let malformed = || SizeError::Malformed(text.to_owned());
     let trimmed = text.trim();
-    let number_len =
-        trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let number_len = trimmed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(number_len);
     let unit = unit.trim_start().to_ascii_lowercase();
-    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(malformed)?;
+    let (_, factor) = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .ok_or_else(malformed)?;
 
     let (whole, fraction) = match number.split_once('.') {
         Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
@@ -107,8 +111,24 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "G", "10X", "-1G", "1.G", ".5G", "1.2.3G", "1e9", "0x10", "10 G B", "1.0000000001G"] {
-            assert!(matches!(parse(text), Err(SizeError::Malformed(_))), "{text:?}: {:?}", parse(text));
+        for text in [
+            "",
+            "G",
+            "10X",
+            "-1G",
+            "1.G",
+            ".5G",
+            "1.2.3G",
+            "1e9",
+            "0x10",
+            "10 G B",
+            "1.0000000001G",
+        ] {
+            assert!(
+                matches!(parse(text), Err(SizeError::Malformed(_))),
+                "{text:?}: {:?}",
+                parse(text)
+            );
         }
         for text in ["16EiB", "18446744073709551616", "99999999999999999999G"] {
             assert!(matches!(parse(text), Err(SizeError::TooBig(_))), "{text:?}");

@@ -28,8 +28,9 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(filter)
         .with_context(|| format!("`{filter}` is not a log filter"))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
@@ -57,4 +58,50 @@ fn abort_on_panic() {
         );
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "HAFS_TEST_PANIC";
+
+    /// Runs itself again: the process that panics must end, not only its thread.
+    #[test]
+    fn a_panic_in_any_thread_is_logged_and_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            init(LogFormat::Json, "info").unwrap();
+            let _ = std::thread::spawn(|| panic!("books do not balance")).join();
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "telemetry::tests::a_panic_in_any_thread_is_logged_and_ends_the_process",
+            ])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.signal(),
+            Some(6),
+            "SIGABRT, not {:?}",
+            output.status
+        );
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(log.contains("\"level\":\"ERROR\""), "{log}");
+        assert!(
+            log.contains("broken invariant, hafsd ends: books do not balance"),
+            "{log}"
+        );
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_refused() {
+        let error = init(LogFormat::Text, "info,hafs_fs=loud").unwrap_err();
+        assert!(error.to_string().contains("is not a log filter"), "{error}");
+    }
 }

@@ -19,8 +19,9 @@ const PROGRAM: &str = "mount.fuse.hafs";
     name = PROGRAM,
     version,
     after_help = "\
-Options for -o: ro, rw, noatime, relatime, strictatime, nodiratime, noexec, nosuid, nodev, their opposites,
-socket=PATH (the control socket of the hafsd to ask), remount; what mount(8) keeps for itself is passed over.
+Options for -o: ro, rw, noatime, relatime, strictatime, nodiratime, noexec, nosuid, nodev, their
+opposites, remount, and socket=PATH (the control socket of the hafsd to ask). What mount(8) keeps
+for itself is passed over.
 
 Examples:
   mount -t fuse.hafs pg-main /srv/pg
@@ -68,11 +69,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), MountFailure> {
     let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(|error| {
-        MountFailure::Usage(
-            Refusal::new(error.to_string())
-                .why("an option that is passed over in silence may be one that somebody relies on")
-                .next("leave it out, or pass -s to mount; mount.fuse.hafs --help lists the options"),
-        )
+        let (why, next) = error.advice();
+        MountFailure::Usage(Refusal::new(error.to_string()).why(why).next(next))
     })?;
     let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| SOCKET_DEFAULT.into());
     let call = MountCall {
@@ -85,7 +83,10 @@ fn run(arguments: &Arguments) -> Result<(), MountFailure> {
     mounter::mount(&call)?;
     if arguments.verbose {
         let directory = call.directory.display();
-        output::remark(&format!("{PROGRAM}: volume `{}` mounted on {directory}", call.volume));
+        output::remark(&format!(
+            "{PROGRAM}: volume `{}` mounted on {directory}",
+            call.volume
+        ));
     }
     Ok(())
 }

@@ -27,7 +27,10 @@ pub struct Versioned<T> {
 impl<T> Versioned<T> {
     /// `value` as this version's answer.
     pub fn new(value: T) -> Self {
-        Self { api_version: API_VERSION.to_owned(), value }
+        Self {
+            api_version: API_VERSION.to_owned(),
+            value,
+        }
     }
 }
 
@@ -50,7 +53,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error without a reason yet.
     pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
-        Self { error: error.into(), why: None, next: None, code }
+        Self {
+            error: error.into(),
+            why: None,
+            next: None,
+            code,
+        }
     }
 
     /// Adds the reason.
@@ -246,7 +254,7 @@ pub struct Volume {
     pub durable_lsn: Option<Lsn>,
     /// Digest of the state at `head_lsn`, in hex.
     pub digest: Option<String>,
-    /// Where it is mounted by this hafsd; a bind of a mount is not listed.
+    /// Where it is mounted on this node, binds too.
     pub mounts: Vec<Mount>,
 }
 
@@ -440,11 +448,11 @@ pub struct MountList {
 pub struct Mount {
     /// The volume.
     pub volume: String,
-    /// The directory, as the mount helper named it.
+    /// The directory; as the mount helper named it, if the mount is in another namespace than hafsd.
     pub mountpoint: String,
     /// `major:minor` of its superblock, as in /proc/self/mountinfo.
     pub device: String,
-    /// Inode of the mount namespace that it was mounted in.
+    /// Inode of the mount namespace that the volume was first mounted in.
     pub namespace: u64,
     /// Since when.
     pub since: Timestamp,
@@ -456,7 +464,8 @@ mod tests {
 
     #[test]
     fn an_error_reads_back_and_an_unknown_code_is_no_failure() {
-        let error = ApiError::new(ErrorCode::VolumeMounted, "volume `pg` is mounted").why("on /mnt");
+        let error =
+            ApiError::new(ErrorCode::VolumeMounted, "volume `pg` is mounted").why("on /mnt");
         let text = serde_json::to_string(&Versioned::new(error.clone())).unwrap();
         assert_eq!(
             text,
@@ -479,7 +488,10 @@ mod tests {
 
     #[test]
     fn check_lines_are_told_apart_by_their_key() {
-        let line = CheckLine::Progress { inodes_done: 1, inodes_total: 2 };
+        let line = CheckLine::Progress {
+            inodes_done: 1,
+            inodes_total: 2,
+        };
         assert_eq!(
             serde_json::to_string(&line).unwrap(),
             r#"{"progress":{"inodes_done":1,"inodes_total":2}}"#

@@ -64,10 +64,16 @@ impl Client {
         let answer = async {
             let response = self.send(method, path, body).await?;
             let status = response.status();
-            let body = response.into_body().collect().await.map_err(|error| broken(&error))?;
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| broken(&error))?;
             parse(status, &body.to_bytes())
         };
-        timeout(self.timeout, answer).await.map_err(|_| self.timed_out())?
+        timeout(self.timeout, answer)
+            .await
+            .map_err(|_| self.timed_out())?
     }
 
     /// `POST path`, then calls `each` for every line of the answer, as it arrives.
@@ -77,17 +83,26 @@ impl Client {
         mut each: impl FnMut(T),
     ) -> Result<(), Refusal> {
         let send = self.send(Method::POST, path, None::<&()>);
-        let response = timeout(self.timeout, send).await.map_err(|_| self.timed_out())??;
+        let response = timeout(self.timeout, send)
+            .await
+            .map_err(|_| self.timed_out())??;
         let status = response.status();
         let mut body = response.into_body();
         if !status.is_success() {
-            let rest = timeout(self.timeout, body.collect()).await.map_err(|_| self.timed_out())?;
+            let rest = timeout(self.timeout, body.collect())
+                .await
+                .map_err(|_| self.timed_out())?;
             let bytes = rest.map_err(|error| broken(&error))?.to_bytes();
             return Err(refused(status, &bytes));
         }
         let mut pending: Vec<u8> = Vec::new();
-        while let Some(frame) = timeout(self.timeout, body.frame()).await.map_err(|_| self.timed_out())? {
-            let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+        while let Some(frame) = timeout(self.timeout, body.frame())
+            .await
+            .map_err(|_| self.timed_out())?
+        {
+            let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else {
+                continue;
+            };
             pending.extend_from_slice(&data);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();
@@ -97,7 +112,11 @@ impl Client {
                 return Err(not_ours("a line without end"));
             }
         }
-        if pending.is_empty() { Ok(()) } else { Err(not_ours("the last line is cut off")) }
+        if pending.is_empty() {
+            Ok(())
+        } else {
+            Err(not_ours("the last line is cut off"))
+        }
     }
 
     async fn send(
@@ -106,30 +125,43 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, Refusal> {
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|error| no_daemon(&self.socket, &error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| no_daemon(&self.socket, &error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
         tokio::spawn(connection);
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).expect("the API's types are JSON"),
             None => Vec::new(),
         };
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "hafsd");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "hafsd");
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let request = request
             .body(Full::new(Bytes::from(bytes)))
-            .map_err(|error| Refusal::new(format!("`{path}` cannot be asked for")).why(error.to_string()))?;
-        sender.send_request(request).await.map_err(|error| broken(&error))
+            .map_err(|error| {
+                Refusal::new(format!("`{path}` cannot be asked for")).why(error.to_string())
+            })?;
+        sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(&error))
     }
 
     fn timed_out(&self) -> Refusal {
-        Refusal::new(format!("hafsd did not answer within {} s", self.timeout.as_secs()))
-            .why("it is busy or stuck; what was asked for may still happen")
-            .next("ask again with a longer --timeout, and look at hafsd's log")
-            .exit(Exit::Timeout)
+        Refusal::new(format!(
+            "hafsd did not answer within {} s",
+            self.timeout.as_secs()
+        ))
+        .why("it is busy or stuck; what was asked for may still happen")
+        .next("ask again with a longer --timeout, and look at hafsd's log")
+        .exit(Exit::Timeout)
     }
 }
 
@@ -154,9 +186,9 @@ pub fn no_daemon(socket: &Path, error: &io::Error) -> Refusal {
         io::ErrorKind::PermissionDenied => refusal
             .why("this user may not use the socket")
             .next("run it as root"),
-        _ => refusal
-            .why(error.to_string())
-            .next("start hafsd (systemctl start hafsd), or name its socket with --socket or HAFS_SOCKET"),
+        _ => refusal.why(error.to_string()).next(
+            "start hafsd (systemctl start hafsd), or name its socket with --socket or HAFS_SOCKET",
+        ),
     }
 }
 

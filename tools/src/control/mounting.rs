@@ -27,6 +27,8 @@ use super::ApiError;
 pub const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// How long a reservation waits for the descriptor: the helper opens /dev/fuse, perhaps loads a module, and mounts.
 pub const RESERVATION: Duration = Duration::from_secs(20);
+/// How long hafsd waits for a mount to end that a helper does not see: an umount is under way, with pages to write back.
+pub const MISSING_WAIT: Duration = Duration::from_secs(10);
 /// How much longer each side waits than the other needs by these bounds.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,8 @@ pub struct Ask {
     pub directory: String,
     /// Inode number of the helper's mount namespace.
     pub namespace: u64,
+    /// Asked again: this connection was to be bound, and no mount of it is to be seen. It may be about to end.
+    pub missing: Option<u32>,
 }
 
 /// hafsd's answer to [`Ask`].

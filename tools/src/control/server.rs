@@ -6,9 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -28,6 +29,8 @@ mod mounting;
 
 use self::limit::LimitedListener;
 
+/// Between two lines of progress.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 /// Lines of a check that wait for a slow reader; progress beyond that is left out, the report waits.
 const CHECK_LINES_MAX: usize = 16;
 
@@ -37,7 +40,9 @@ pub async fn serve_http(
     node: Arc<Node>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(LimitedListener::new(listener)?, router(node)).with_graceful_shutdown(stop).await
+    axum::serve(LimitedListener::new(listener)?, router(node))
+        .with_graceful_shutdown(stop)
+        .await
 }
 
 /// Takes mount helpers' conversations, in threads of its own, for as long as the process lives.
@@ -60,6 +65,16 @@ fn router(node: Arc<Node>) -> Router {
 }
 
 type Answer<T> = Result<Json<Versioned<T>>, ApiError>;
+
+type NamePart = Result<Path<String>, PathRejection>;
+
+fn volume_name(part: NamePart) -> Result<String, ApiError> {
+    part.map(|Path(name)| name).map_err(|rejection| {
+        ApiError::new(ErrorCode::BadRequest, "the path is not understood")
+            .why(rejection.body_text())
+            .next("names of volumes are a-z, 0-9, and inside - _ .")
+    })
+}
 
 /// Runs what blocks where it may.
 async fn blocking<T: Send + 'static>(
@@ -86,7 +101,12 @@ async fn status(State(node): State<Arc<Node>>) -> Answer<super::api::Status> {
 }
 
 async fn volumes(State(node): State<Arc<Node>>) -> Answer<VolumeList> {
-    blocking(node, |node| Ok(VolumeList { volumes: node.volumes() })).await
+    blocking(node, |node| {
+        Ok(VolumeList {
+            volumes: node.volumes(),
+        })
+    })
+    .await
 }
 
 async fn create_volume(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, ApiError> {
@@ -95,30 +115,35 @@ async fn create_volume(State(node): State<Arc<Node>>, body: Bytes) -> Result<Res
     Ok((StatusCode::CREATED, created).into_response())
 }
 
-async fn volume(
-    State(node): State<Arc<Node>>,
-    Path(name): Path<String>,
-) -> Answer<super::api::Volume> {
+async fn volume(State(node): State<Arc<Node>>, name: NamePart) -> Answer<super::api::Volume> {
+    let name = volume_name(name)?;
     blocking(node, move |node| node.volume(&name)).await
 }
 
 async fn delete_volume(
     State(node): State<Arc<Node>>,
-    Path(name): Path<String>,
+    name: NamePart,
 ) -> Answer<super::api::DeletedVolume> {
+    let name = volume_name(name)?;
     blocking(node, move |node| node.delete_volume(&name)).await
 }
 
 /// Refusals that are known at once have their status code; what happens later is a line of the answer.
-async fn check_volume(
-    State(node): State<Arc<Node>>,
-    Path(name): Path<String>,
-) -> Result<Response, ApiError> {
+async fn check_volume(State(node): State<Arc<Node>>, name: NamePart) -> Result<Response, ApiError> {
+    let name = volume_name(name)?;
     let (sender, mut receiver) = mpsc::channel(CHECK_LINES_MAX);
     tokio::task::spawn_blocking(move || {
+        let mut told = Instant::now();
         let mut progress = |inodes_done, inodes_total| {
+            if told.elapsed() < PROGRESS_PAUSE {
+                return;
+            }
+            told = Instant::now();
             // Full: the reader is slow, and the next progress says more.
-            let _ = sender.try_send(CheckLine::Progress { inodes_done, inodes_total });
+            let _ = sender.try_send(CheckLine::Progress {
+                inodes_done,
+                inodes_total,
+            });
         };
         let line = match node.check_volume(&name, &mut progress) {
             Ok(report) => CheckLine::Report(report),
@@ -167,7 +192,12 @@ async fn replicas(
 }
 
 async fn mounts(State(node): State<Arc<Node>>) -> Answer<MountList> {
-    blocking(node, |node| Ok(MountList { mounts: node.mounts() })).await
+    blocking(node, |node| {
+        Ok(MountList {
+            mounts: node.mounts(),
+        })
+    })
+    .await
 }
 
 async fn no_such_endpoint() -> ApiError {
@@ -176,8 +206,11 @@ async fn no_such_endpoint() -> ApiError {
 }
 
 async fn no_such_method() -> Response {
-    let error = ApiError::new(ErrorCode::NoSuchEndpoint, "this path does not take this method")
-        .next("docs/api.md lists the methods");
+    let error = ApiError::new(
+        ErrorCode::NoSuchEndpoint,
+        "this path does not take this method",
+    )
+    .next("docs/api.md lists the methods");
     (StatusCode::METHOD_NOT_ALLOWED, Json(Versioned::new(error))).into_response()
 }
 

@@ -58,7 +58,8 @@ impl ControlSockets {
                 .next("choose another --socket, or repair its directory")
         };
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(|error| failed("make a directory for", &error))?;
+            fs::create_dir_all(directory)
+                .map_err(|error| failed("make a directory for", &error))?;
         }
         let lock = lock(path)?;
         refuse_foreign(path)?;
@@ -81,12 +82,20 @@ impl ControlSockets {
             Ok(socket)
         })
         .map_err(|error| failed("listen beside", &error))?;
-        Ok(Self { http: http.into(), fds, path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            http: http.into(),
+            fds,
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// What removes the sockets, for the time when the listeners have been handed over.
     pub fn into_parts(self) -> (UnixListener, OwnedFd, SocketNames) {
-        let names = SocketNames { path: self.path, _lock: self._lock };
+        let names = SocketNames {
+            path: self.path,
+            _lock: self._lock,
+        };
         (self.http, self.fds, names)
     }
 }
@@ -148,11 +157,15 @@ fn lock(path: &Path) -> Result<File, Refusal> {
 
 /// Something that is not a stale socket of a dead hafsd stays where it is.
 fn refuse_foreign(path: &Path) -> Result<(), Refusal> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !metadata.file_type().is_socket() {
-        return Err(Refusal::new(format!("{} is there, and is not a socket", path.display()))
-            .why("hafsd replaces only sockets that nobody listens on")
-            .next("choose another --socket, or move the file away"));
+        return Err(
+            Refusal::new(format!("{} is there, and is not a socket", path.display()))
+                .why("hafsd replaces only sockets that nobody listens on")
+                .next("choose another --socket, or move the file away"),
+        );
     }
     match UnixStream::connect(path) {
         Ok(_) => Err(in_use(path)),
@@ -186,7 +199,10 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
         let refusal = ControlSockets::bind(&path).unwrap_err();
-        assert!(refusal.error.contains("another process listens"), "{refusal:?}");
+        assert!(
+            refusal.error.contains("another process listens"),
+            "{refusal:?}"
+        );
 
         let (_http, _fds, names) = sockets.into_parts();
         names.remove();
@@ -202,13 +218,23 @@ mod tests {
         assert!(ControlSockets::bind(&path).is_err());
         let path = dir.path().join("file");
         fs::write(&path, "precious").unwrap();
-        assert!(ControlSockets::bind(&path).unwrap_err().error.contains("is not a socket"));
+        assert!(
+            ControlSockets::bind(&path)
+                .unwrap_err()
+                .error
+                .contains("is not a socket")
+        );
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
     #[test]
     fn a_path_that_does_not_fit_is_refused() {
         let path = Path::new("/tmp").join("x".repeat(105));
-        assert!(ControlSockets::bind(&path).unwrap_err().error.contains("too long"));
+        assert!(
+            ControlSockets::bind(&path)
+                .unwrap_err()
+                .error
+                .contains("too long")
+        );
     }
 }

@@ -34,13 +34,30 @@ pub enum OptionError {
         problem: &'static str,
     },
     /// Known to mount(8), not kept by hafs.
-    #[error("option `{option}` is not supported: {reason}")]
+    #[error("option `{option}` is not supported")]
     Unsupported {
         /// As given.
         option: String,
-        /// Why not.
-        reason: &'static str,
+        /// Why not, and what to do instead.
+        advice: (&'static str, &'static str),
     },
+}
+
+impl OptionError {
+    /// Why it is refused, and what to do.
+    pub const fn advice(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Unknown(_) => (
+                "an option that is passed over in silence may be one that somebody relies on",
+                "leave it out, or pass -s to mount; mount.fuse.hafs --help lists the options",
+            ),
+            Self::Value { .. } => (
+                "its value cannot be used",
+                "correct it; mount.fuse.hafs --help shows how",
+            ),
+            Self::Unsupported { advice, .. } => *advice,
+        }
+    }
 }
 
 /// An option that sets or clears flags.
@@ -52,42 +69,133 @@ struct FlagOption {
 
 const NONE: MountFlags = MountFlags::empty();
 /// The kernel keeps one of these.
-const ATIME: MountFlags =
-    MountFlags::NOATIME.union(MountFlags::RELATIME).union(MountFlags::STRICTATIME);
+const ATIME: MountFlags = MountFlags::NOATIME
+    .union(MountFlags::RELATIME)
+    .union(MountFlags::STRICTATIME);
 
 /// Options that are flags of a mount, and so hold for a bind of a mount by itself.
 const FLAG_OPTIONS: [FlagOption; 17] = [
-    FlagOption { name: "ro", set: MountFlags::RDONLY, clear: NONE },
-    FlagOption { name: "rw", set: NONE, clear: MountFlags::RDONLY },
-    FlagOption { name: "nosuid", set: MountFlags::NOSUID, clear: NONE },
-    FlagOption { name: "suid", set: NONE, clear: MountFlags::NOSUID },
-    FlagOption { name: "nodev", set: MountFlags::NODEV, clear: NONE },
-    FlagOption { name: "dev", set: NONE, clear: MountFlags::NODEV },
-    FlagOption { name: "noexec", set: MountFlags::NOEXEC, clear: NONE },
-    FlagOption { name: "exec", set: NONE, clear: MountFlags::NOEXEC },
-    FlagOption { name: "noatime", set: MountFlags::NOATIME, clear: ATIME },
-    FlagOption { name: "atime", set: NONE, clear: MountFlags::NOATIME },
-    FlagOption { name: "relatime", set: MountFlags::RELATIME, clear: ATIME },
-    FlagOption { name: "norelatime", set: NONE, clear: MountFlags::RELATIME },
-    FlagOption { name: "strictatime", set: MountFlags::STRICTATIME, clear: ATIME },
-    FlagOption { name: "nostrictatime", set: NONE, clear: MountFlags::STRICTATIME },
-    FlagOption { name: "nodiratime", set: MountFlags::NODIRATIME, clear: NONE },
-    FlagOption { name: "diratime", set: NONE, clear: MountFlags::NODIRATIME },
-    FlagOption { name: "defaults", set: NONE, clear: NONE },
+    FlagOption {
+        name: "ro",
+        set: MountFlags::RDONLY,
+        clear: NONE,
+    },
+    FlagOption {
+        name: "rw",
+        set: NONE,
+        clear: MountFlags::RDONLY,
+    },
+    FlagOption {
+        name: "nosuid",
+        set: MountFlags::NOSUID,
+        clear: NONE,
+    },
+    FlagOption {
+        name: "suid",
+        set: NONE,
+        clear: MountFlags::NOSUID,
+    },
+    FlagOption {
+        name: "nodev",
+        set: MountFlags::NODEV,
+        clear: NONE,
+    },
+    FlagOption {
+        name: "dev",
+        set: NONE,
+        clear: MountFlags::NODEV,
+    },
+    FlagOption {
+        name: "noexec",
+        set: MountFlags::NOEXEC,
+        clear: NONE,
+    },
+    FlagOption {
+        name: "exec",
+        set: NONE,
+        clear: MountFlags::NOEXEC,
+    },
+    FlagOption {
+        name: "noatime",
+        set: MountFlags::NOATIME,
+        clear: ATIME,
+    },
+    FlagOption {
+        name: "atime",
+        set: NONE,
+        clear: MountFlags::NOATIME,
+    },
+    FlagOption {
+        name: "relatime",
+        set: MountFlags::RELATIME,
+        clear: ATIME,
+    },
+    FlagOption {
+        name: "norelatime",
+        set: NONE,
+        clear: MountFlags::RELATIME,
+    },
+    FlagOption {
+        name: "strictatime",
+        set: MountFlags::STRICTATIME,
+        clear: ATIME,
+    },
+    FlagOption {
+        name: "nostrictatime",
+        set: NONE,
+        clear: MountFlags::STRICTATIME,
+    },
+    FlagOption {
+        name: "nodiratime",
+        set: MountFlags::NODIRATIME,
+        clear: NONE,
+    },
+    FlagOption {
+        name: "diratime",
+        set: NONE,
+        clear: MountFlags::NODIRATIME,
+    },
+    FlagOption {
+        name: "defaults",
+        set: NONE,
+        clear: NONE,
+    },
 ];
 
 /// Options for mount(8) itself, or that say what is the case anyway. mount(8) has acted on them.
 const IGNORED: [&str; 18] = [
-    "async", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "nousers", "owner",
-    "noowner", "group", "nogroup", "loud", "silent", "nolazytime", "nomand", "noiversion",
+    "async",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
+    "loud",
+    "silent",
+    "nolazytime",
+    "nomand",
+    "noiversion",
 ];
 /// The same with a value, or in families.
 const IGNORED_PREFIXES: [&str; 6] = ["x-", "X-", "comment=", "user=", "uhelper=", "helper="];
 /// What the kernel shows of a mount and nobody can change: mount(8) passes it back on a remount.
 const SHOWN: [&str; 3] = ["allow_other", "default_permissions", "bind"];
 /// The same with a value.
-const SHOWN_PREFIXES: [&str; 6] =
-    ["user_id=", "group_id=", "max_read=", "blksize=", "rootmode=", "fd="];
+const SHOWN_PREFIXES: [&str; 6] = [
+    "user_id=",
+    "group_id=",
+    "max_read=",
+    "blksize=",
+    "rootmode=",
+    "fd=",
+];
 /// For the kernel's security modules.
 const SECURITY_PREFIXES: [&str; 4] = ["context=", "fscontext=", "defcontext=", "rootcontext="];
 
@@ -99,11 +207,16 @@ impl MountOptions {
             flags: MountFlags::empty(),
             security: Vec::new(),
             socket: None,
-            remount: lists.iter().flat_map(|list| split(list)).any(|option| option == "remount"),
+            remount: lists
+                .iter()
+                .flat_map(|list| split(list))
+                .any(|option| option == "remount"),
         };
         for option in lists.iter().flat_map(|list| split(list)) {
             let shown = SHOWN.contains(&option)
-                || SHOWN_PREFIXES.iter().any(|prefix| option.starts_with(prefix));
+                || SHOWN_PREFIXES
+                    .iter()
+                    .any(|prefix| option.starts_with(prefix));
             match options.take(option) {
                 Err(OptionError::Unknown(_)) if sloppy || (options.remount && shown) => {}
                 result => result?,
@@ -119,20 +232,40 @@ impl MountOptions {
         } else if let Some(path) = option.strip_prefix("socket=") {
             if !path.starts_with('/') {
                 let problem = "needs an absolute path";
-                return Err(OptionError::Value { option: option.to_owned(), problem });
+                return Err(OptionError::Value {
+                    option: option.to_owned(),
+                    problem,
+                });
             }
             self.socket = Some(path.into());
-        } else if SECURITY_PREFIXES.iter().any(|prefix| option.starts_with(prefix)) {
+        } else if SECURITY_PREFIXES
+            .iter()
+            .any(|prefix| option.starts_with(prefix))
+        {
             self.security.push(option.to_owned());
         } else if option == "remount"
             || IGNORED.contains(&option)
-            || IGNORED_PREFIXES.iter().any(|prefix| option.starts_with(prefix))
+            || IGNORED_PREFIXES
+                .iter()
+                .any(|prefix| option.starts_with(prefix))
         {
             // mount(8) has acted on it, or it is a remark.
-        } else if matches!(option, "sync" | "dirsync" | "mand" | "lazytime" | "iversion") {
-            let reason = "use fsync(2) or O_SYNC where data must be safe";
-            let reason = if option.ends_with("sync") { reason } else { "hafs does not keep it" };
-            return Err(OptionError::Unsupported { option: option.to_owned(), reason });
+        } else if matches!(
+            option,
+            "sync" | "dirsync" | "mand" | "lazytime" | "iversion"
+        ) {
+            let advice = if option.ends_with("sync") {
+                (
+                    "a bind of a mount that is there could not keep it",
+                    "leave it out; data is safe after fsync(2), and each write with O_SYNC",
+                )
+            } else {
+                ("hafs does not keep it", "leave it out")
+            };
+            return Err(OptionError::Unsupported {
+                option: option.to_owned(),
+                advice,
+            });
         } else {
             return Err(OptionError::Unknown(option.to_owned()));
         }
@@ -170,21 +303,32 @@ mod tests {
     #[test]
     fn the_later_option_wins() {
         assert_eq!(parse("ro,rw").unwrap().flags, MountFlags::empty());
-        assert_eq!(parse("noatime,strictatime").unwrap().flags, MountFlags::STRICTATIME);
-        assert_eq!(parse("nosuid,defaults,suid").unwrap().flags, MountFlags::empty());
+        assert_eq!(
+            parse("noatime,strictatime").unwrap().flags,
+            MountFlags::STRICTATIME
+        );
+        assert_eq!(
+            parse("nosuid,defaults,suid").unwrap().flags,
+            MountFlags::empty()
+        );
     }
 
     #[test]
     fn what_mount_leaves_in_is_passed_over() {
         let options =
-            parse("rw,_netdev,nofail,x-systemd.requires=hafsd.service,comment=a b,user=joe,X-a").unwrap();
+            parse("rw,_netdev,nofail,x-systemd.requires=hafsd.service,comment=a b,user=joe,X-a")
+                .unwrap();
         assert_eq!(options.flags, MountFlags::empty());
     }
 
     #[test]
     fn contexts_keep_their_commas() {
-        let options = parse(r#"context="system_u:object_r:x_t:s0:c1,c2",ro,,socket=/run/s"#).unwrap();
-        assert_eq!(options.security, [r#"context="system_u:object_r:x_t:s0:c1,c2""#]);
+        let options =
+            parse(r#"context="system_u:object_r:x_t:s0:c1,c2",ro,,socket=/run/s"#).unwrap();
+        assert_eq!(
+            options.security,
+            [r#"context="system_u:object_r:x_t:s0:c1,c2""#]
+        );
         assert_eq!(options.flags, MountFlags::RDONLY);
         assert_eq!(options.socket, Some("/run/s".into()));
     }
@@ -194,15 +338,30 @@ mod tests {
         let options = parse("rw,relatime,user_id=0,group_id=0,allow_other,remount,ro").unwrap();
         assert!(options.remount);
         assert_eq!(options.flags, MountFlags::RDONLY | MountFlags::RELATIME);
-        assert!(matches!(parse("rw,allow_other"), Err(OptionError::Unknown(_))));
+        assert!(matches!(
+            parse("rw,allow_other"),
+            Err(OptionError::Unknown(_))
+        ));
     }
 
     #[test]
     fn unknown_options_are_refused_unless_sloppy() {
-        assert_eq!(parse("ro,compress=zstd"), Err(OptionError::Unknown("compress=zstd".into())));
-        assert_eq!(parse("hint.x=1"), Err(OptionError::Unknown("hint.x=1".into())));
+        assert_eq!(
+            parse("ro,compress=zstd"),
+            Err(OptionError::Unknown("compress=zstd".into()))
+        );
+        assert_eq!(
+            parse("hint.x=1"),
+            Err(OptionError::Unknown("hint.x=1".into()))
+        );
         assert!(MountOptions::parse(&["compress=zstd,ro".into()], true).is_ok());
-        assert!(matches!(parse("sync"), Err(OptionError::Unsupported { .. })));
-        assert!(matches!(parse("socket=relative"), Err(OptionError::Value { .. })));
+        assert!(matches!(
+            parse("sync"),
+            Err(OptionError::Unsupported { .. })
+        ));
+        assert!(matches!(
+            parse("socket=relative"),
+            Err(OptionError::Value { .. })
+        ));
     }
 }

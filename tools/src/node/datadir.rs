@@ -74,7 +74,12 @@ impl DataDir {
                 (node, true)
             }
         };
-        let data = Self { path: path.to_owned(), node, fresh, _lock: lock };
+        let data = Self {
+            path: path.to_owned(),
+            node,
+            fresh,
+            _lock: lock,
+        };
         for directory in [data.volumes(), data.run()] {
             make_directory(&directory).map_err(|error| cannot("write to", path, &error))?;
         }
@@ -126,7 +131,10 @@ impl DataDir {
 /// Makes `from`, a directory or file beside it, be called `to`, for good.
 pub(super) fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
-    sync_directory(to.parent().expect("a path in the data directory has a parent"))
+    sync_directory(
+        to.parent()
+            .expect("a path in the data directory has a parent"),
+    )
 }
 
 /// Replaces the file at `path` by one with `content`; after a crash it is the old or the new one.
@@ -167,7 +175,9 @@ fn look(path: &Path) -> Result<Found, Refusal> {
     };
     let mut foreign = None;
     for entry in entries {
-        let name = entry.map_err(|error| cannot("read", path, &error))?.file_name();
+        let name = entry
+            .map_err(|error| cannot("read", path, &error))?
+            .file_name();
         if name == "node" {
             return read_node(path).map(Found::Ours);
         }
@@ -177,20 +187,22 @@ fn look(path: &Path) -> Result<Found, Refusal> {
     }
     match foreign {
         None => Ok(Found::Empty),
-        Some(name) => Err(Refusal::new(format!("{} is not a hafs data directory", path.display()))
-            .why(format!(
-                "it holds `{}` and no file `node` of hafs: it belongs to something else",
-                name.display()
-            ))
-            .next("choose an empty or new directory with --data-dir")),
+        Some(name) => Err(
+            Refusal::new(format!("{} is not a hafs data directory", path.display()))
+                .why(format!(
+                    "it holds `{}` and no file `node` of hafs: it belongs to something else",
+                    name.display()
+                ))
+                .next("choose an empty or new directory with --data-dir"),
+        ),
     }
 }
 
 fn read_node(path: &Path) -> Result<NodeId, Refusal> {
     let file = path.join("node");
     let mut text = String::new();
-    let read = File::open(&file)
-        .and_then(|file| file.take(NODE_FILE_BYTES_MAX).read_to_string(&mut text));
+    let read =
+        File::open(&file).and_then(|file| file.take(NODE_FILE_BYTES_MAX).read_to_string(&mut text));
     match read {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::InvalidData => {}
@@ -198,9 +210,11 @@ fn read_node(path: &Path) -> Result<NodeId, Refusal> {
     }
     let mut lines = text.lines();
     if lines.next() != Some(MAGIC) {
-        return Err(Refusal::new(format!("{} is not a hafs data directory", path.display()))
-            .why("its file `node` is not one of hafs")
-            .next("choose an empty or new directory with --data-dir"));
+        return Err(
+            Refusal::new(format!("{} is not a hafs data directory", path.display()))
+                .why("its file `node` is not one of hafs")
+                .next("choose an empty or new directory with --data-dir"),
+        );
     }
     let damaged = |detail: &str| {
         Refusal::new(format!("the data directory {} is damaged", path.display()))
@@ -229,7 +243,10 @@ fn read_node(path: &Path) -> Result<NodeId, Refusal> {
 }
 
 fn write_node(path: &Path, node: NodeId) -> io::Result<()> {
-    write_durably(&path.join("node"), format!("{MAGIC}\nformat {FORMAT}\nnode {node}\n").as_bytes())
+    write_durably(
+        &path.join("node"),
+        format!("{MAGIC}\nformat {FORMAT}\nnode {node}\n").as_bytes(),
+    )
 }
 
 fn lock(path: &Path) -> Result<File, Refusal> {
@@ -250,9 +267,12 @@ fn lock(path: &Path) -> Result<File, Refusal> {
             "" => "another hafsd".to_owned(),
             pid => format!("another hafsd, pid {pid},"),
         };
-        return Err(Refusal::new(format!("{holder} uses the data directory {}", path.display()))
-            .why("one hafsd at a time serves a data directory")
-            .next("stop that one, or choose another --data-dir (and --socket)"));
+        return Err(Refusal::new(format!(
+            "{holder} uses the data directory {}",
+            path.display()
+        ))
+        .why("one hafsd at a time serves a data directory")
+        .next("stop that one, or choose another --data-dir (and --socket)"));
     }
     let pid = format!("{}\n", std::process::id());
     file.set_len(0)
@@ -262,12 +282,17 @@ fn lock(path: &Path) -> Result<File, Refusal> {
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
 }
 
 /// The directory, or what is nearest above it.
 fn nearest(path: &Path) -> &Path {
-    path.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/"))
+    path.ancestors()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| Path::new("/"))
 }
 
 fn refuse_full(path: &Path) -> Result<(), Refusal> {
@@ -275,20 +300,27 @@ fn refuse_full(path: &Path) -> Result<(), Refusal> {
     if disk.available_bytes >= FREE_BYTES_MIN {
         return Ok(());
     }
-    Err(Refusal::new(format!("the disk under {} is full", path.display()))
-        .why(format!(
-            "{} are free, hafsd needs {} to start; nothing was touched",
-            size::display(disk.available_bytes),
-            size::display(FREE_BYTES_MIN)
-        ))
-        .next("free some space on it, or choose another --data-dir"))
+    Err(
+        Refusal::new(format!("the disk under {} is full", path.display()))
+            .why(format!(
+                "{} are free, hafsd needs {} to start; nothing was touched",
+                size::display(disk.available_bytes),
+                size::display(FREE_BYTES_MIN)
+            ))
+            .next("free some space on it, or choose another --data-dir"),
+    )
 }
 
 /// Also tells a read-only filesystem, which root's permissions do not help with.
 fn refuse_unwritable(path: &Path) -> Result<(), Refusal> {
     let existing = nearest(path);
-    accessat(CWD, existing, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-        .map_err(|error| cannot("write to", existing, &error.into()))
+    accessat(
+        CWD,
+        existing,
+        Access::WRITE_OK | Access::EXEC_OK,
+        AtFlags::EACCESS,
+    )
+    .map_err(|error| cannot("write to", existing, &error.into()))
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Refusal {
@@ -299,9 +331,12 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Refusal {
         ErrorKind::StorageFull => "free some space on its disk, or choose another --data-dir",
         _ => "choose another --data-dir, or repair this one",
     };
-    Refusal::new(format!("cannot {what} the data directory {}", path.display()))
-        .why(error.to_string())
-        .next(next)
+    Refusal::new(format!(
+        "cannot {what} the data directory {}",
+        path.display()
+    ))
+    .why(error.to_string())
+    .next(next)
 }
 
 #[cfg(test)]
@@ -355,20 +390,36 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("node"), [0xff, 0xfe, 0]).unwrap();
-        assert!(refused_untouched(dir.path()).error.contains("is not a hafs data directory"));
+        assert!(
+            refused_untouched(dir.path())
+                .error
+                .contains("is not a hafs data directory")
+        );
     }
 
     #[test]
     fn a_newer_format_is_refused_untouched() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("node"), "hafs data directory\nformat 2\nwhatever\n").unwrap();
+        fs::write(
+            dir.path().join("node"),
+            "hafs data directory\nformat 2\nwhatever\n",
+        )
+        .unwrap();
         let refusal = refused_untouched(dir.path());
-        assert!(refusal.error.contains("has format 2, this hafsd knows formats up to 1"), "{refusal:?}");
+        assert!(
+            refusal
+                .error
+                .contains("has format 2, this hafsd knows formats up to 1"),
+            "{refusal:?}"
+        );
     }
 
     #[test]
     fn a_damaged_node_file_is_refused_untouched() {
-        for text in ["hafs data directory\n", "hafs data directory\nformat 1\nnode 12\n"] {
+        for text in [
+            "hafs data directory\n",
+            "hafs data directory\nformat 1\nnode 12\n",
+        ] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join("node"), text).unwrap();
             assert!(refused_untouched(dir.path()).error.contains("is damaged"));
@@ -380,12 +431,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = DataDir::open(dir.path()).unwrap();
         let refusal = refused_untouched(dir.path());
-        assert!(refusal.error.contains(&format!("pid {}", std::process::id())), "{refusal:?}");
+        assert!(
+            refusal
+                .error
+                .contains(&format!("pid {}", std::process::id())),
+            "{refusal:?}"
+        );
     }
 
     #[test]
     fn a_file_in_its_place_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(DataDir::open(file.path()).unwrap_err().error.contains("cannot read"));
+        assert!(
+            DataDir::open(file.path())
+                .unwrap_err()
+                .error
+                .contains("cannot read")
+        );
     }
 }

@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
 
 use super::served::ServedMount;
-use super::{Node, Phase, STORE_FAILED, Slot, StoreState, no_such_volume};
-use crate::control::mounting::{ANSWER_WAIT, Ask};
+use super::{Node, Phase, STORE_FAILED, Slot, StoreState, ending, no_such_volume};
+use crate::control::mounting::{ANSWER_WAIT, Ask, MISSING_WAIT};
 use crate::control::{ApiError, ErrorCode};
 use crate::mountpoint;
 use crate::output::chain;
@@ -43,6 +43,8 @@ pub(super) enum Mounting {
 pub(super) struct Serving {
     pub(super) mount: ServedMount,
     pub(super) since: Timestamp,
+    /// Requests are answered. Until then nobody else is told of the mount.
+    answering: bool,
     /// A descriptor of the connection, never read: it tells when the connection is gone.
     device: OwnedFd,
 }
@@ -50,9 +52,12 @@ pub(super) struct Serving {
 impl Serving {
     /// True once the last mount of the superblock is unmounted, or the connection was aborted; the end of the sessions
     /// follows.
-    fn is_disconnected(&self) -> bool {
+    pub(super) fn is_disconnected(&self) -> bool {
         let mut fds = [PollFd::new(&self.device, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
 }
@@ -87,21 +92,29 @@ impl Node {
     /// Waits until it is clear how `ask` is to be answered: the volume open, no other mount of it coming or going.
     pub fn reserve(self: &Arc<Self>, ask: Ask) -> Result<Reserved, ApiError> {
         let deadline = Instant::now() + ANSWER_WAIT;
+        let patience = Instant::now() + MISSING_WAIT;
         let name = ask.volume.as_str();
         let mut reopened = false;
         let mut state = self.state.lock();
         loop {
             if state.phase == Phase::Ending {
-                self.refuse_unless_serving(&state)?;
+                return Err(ending());
             }
-            let slot = state.volumes.get_mut(name).ok_or_else(|| no_such_volume(name))?;
+            let slot = state
+                .volumes
+                .get_mut(name)
+                .ok_or_else(|| no_such_volume(name))?;
             match slot.next_step(reopened)? {
-                Step::Bind(reserved) => return Ok(reserved),
                 Step::Reserve(volume) => {
                     slot.mounting = Mounting::Reserved;
                     drop(state);
                     let node = Arc::clone(self);
-                    let reservation = Reservation { node, ask: ask.clone(), volume, used: false };
+                    let reservation = Reservation {
+                        node,
+                        ask: ask.clone(),
+                        volume,
+                        used: false,
+                    };
                     if !reservation.volume.status().failed {
                         return Ok(Reserved::Mount(reservation));
                     }
@@ -122,6 +135,12 @@ impl Node {
                     reopened = true;
                     state = self.reopen(reopen);
                 }
+                Step::Bind(Reserved::Bind { connection, .. })
+                    if ask.missing == Some(connection) && Instant::now() < patience =>
+                {
+                    self.changed.wait_until(&mut state, patience);
+                }
+                Step::Bind(reserved) => return Ok(reserved),
                 Step::Wait(why) => {
                     if self.changed.wait_until(&mut state, deadline).timed_out() {
                         let busy = format!("volume `{name}` is busy: {why}");
@@ -137,8 +156,25 @@ impl Node {
     /// Whether the kernel has let go of the connection; the end of its sessions follows.
     fn is_disconnected(&self, connection: u32) -> bool {
         let state = self.state.lock();
-        let serving = state.volumes.values().find_map(|slot| slot.serving(connection));
+        let serving = state
+            .volumes
+            .values()
+            .find_map(|slot| slot.serving(connection));
         serving.is_none_or(Serving::is_disconnected)
+    }
+
+    /// From now on others may bind the mount.
+    fn mount_answers(&self, mount: &ServedMount) {
+        let mut state = self.state.lock();
+        // Gone if it has ended already.
+        if let Some(slot) = state.volumes.get_mut(&mount.volume)
+            && let Mounting::Served(serving) = &mut slot.mounting
+            && serving.mount == *mount
+        {
+            serving.answering = true;
+        }
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// Frees a volume whose mount has ended. From then on it may be mounted or closed.
@@ -153,7 +189,11 @@ impl Node {
         }
         // What an unmount leaves behind is expected to be on the disk.
         if let Err(error) = volume.sync() {
-            tracing::error!(volume = name, error = chain(&error), "cannot sync the volume after its unmount");
+            tracing::error!(
+                volume = name,
+                error = chain(&error),
+                "cannot sync the volume after its unmount"
+            );
         }
         self.served.remove(mount.connection);
         let mut state = self.state.lock();
@@ -227,17 +267,24 @@ impl Node {
 
     fn served_now(&self) -> Vec<ServedMount> {
         let state = self.state.lock();
-        let mounts = state.volumes.values().filter_map(|slot| match &slot.mounting {
-            Mounting::Served(serving) => Some(serving.mount.clone()),
-            Mounting::Free | Mounting::Reserved => None,
-        });
+        let mounts = state
+            .volumes
+            .values()
+            .filter_map(|slot| match &slot.mounting {
+                Mounting::Served(serving) => Some(serving.mount.clone()),
+                Mounting::Free | Mounting::Reserved => None,
+            });
         mounts.collect()
     }
 
     fn wait_until_free(&self, wait: Duration) -> bool {
         let deadline = Instant::now() + wait;
         let mut state = self.state.lock();
-        while state.volumes.values().any(|slot| !matches!(slot.mounting, Mounting::Free)) {
+        while state
+            .volumes
+            .values()
+            .any(|slot| !matches!(slot.mounting, Mounting::Free))
+        {
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return false;
             }
@@ -259,6 +306,9 @@ impl Slot {
         let name = self.record.spec.name.as_str();
         match &self.mounting {
             Mounting::Reserved => return Ok(Step::Wait("another mount of it is under way")),
+            Mounting::Served(serving) if !serving.answering => {
+                return Ok(Step::Wait("another mount of it is under way"));
+            }
             Mounting::Served(serving) if serving.is_disconnected() => {
                 return Ok(Step::Wait("its last mount is still ending"));
             }
@@ -275,14 +325,19 @@ impl Slot {
             StoreState::Opening => return Ok(Step::Wait("its log is still being replayed")),
             StoreState::Deleting => {
                 let error = format!("volume `{name}` is being deleted");
-                return Err(ApiError::new(ErrorCode::VolumeBusy, error)
-                    .next("choose another volume"));
+                return Err(
+                    ApiError::new(ErrorCode::VolumeBusy, error).next("choose another volume")
+                );
             }
             StoreState::Open(volume) => return Ok(Step::Reserve(Arc::clone(volume))),
             StoreState::Failed(why) => why.as_str(),
         };
         // A failed store stays failed until it is opened again; nobody uses it now, so this is the moment to try.
-        if reopened { Err(not_available(name, failure)) } else { Ok(Step::Reopen) }
+        if reopened {
+            Err(not_available(name, failure))
+        } else {
+            Ok(Step::Reopen)
+        }
     }
 
     /// The mount over this connection, if it is served.
@@ -299,9 +354,12 @@ impl Reservation {
     pub fn serve(mut self, device: OwnedFd, connection: u32) -> Result<(), ApiError> {
         let name = self.ask.volume.clone();
         let failed = |what: &str, why: String| {
-            ApiError::new(ErrorCode::Internal, format!("volume `{name}` cannot be served: {what}"))
-                .why(why)
-                .next("look at hafsd's log")
+            ApiError::new(
+                ErrorCode::Internal,
+                format!("volume `{name}` cannot be served: {what}"),
+            )
+            .why(why)
+            .next("look at hafsd's log")
         };
         let watch = device
             .try_clone()
@@ -317,8 +375,12 @@ impl Reservation {
             .enter(&mount)
             .map_err(|error| failed("the mount cannot be written down", error.to_string()))?;
         // Before it is served: its end may come before `serve` returns.
-        let serving = Serving { mount: mount.clone(), since: Timestamp::now(), device: watch };
-        self.become_served(serving);
+        self.become_served(Serving {
+            mount: mount.clone(),
+            since: Timestamp::now(),
+            answering: false,
+            device: watch,
+        });
 
         let settings = MountSettings::new(name.as_str(), connection);
         let (ended_node, ended_volume) = (Arc::clone(&node), Arc::clone(&self.volume));
@@ -328,14 +390,23 @@ impl Reservation {
         });
         match Mount::serve(Arc::clone(&self.volume), device, &settings, ended) {
             Ok(_) => {
-                tracing::info!(volume = name, mountpoint = mount.mountpoint, connection, "mounted");
+                node.mount_answers(&mount);
+                tracing::info!(
+                    volume = name,
+                    mountpoint = mount.mountpoint,
+                    connection,
+                    "mounted"
+                );
                 Ok(())
             }
             Err(error) => {
                 node.served.remove(connection);
                 self.used = false;
                 tracing::error!(volume = name, error = chain(&error), "cannot serve a mount");
-                Err(failed("the handshake with the kernel failed", chain(&error)))
+                Err(failed(
+                    "the handshake with the kernel failed",
+                    chain(&error),
+                ))
             }
         }
     }
@@ -345,7 +416,10 @@ impl Reservation {
         let slot = state.volumes.get_mut(&self.ask.volume);
         // Invariant: a volume is not deleted while it is reserved, and nobody else takes the reservation.
         let slot = slot.expect("a reserved volume stays");
-        assert!(matches!(slot.mounting, Mounting::Reserved), "the reservation is ours");
+        assert!(
+            matches!(slot.mounting, Mounting::Reserved),
+            "the reservation is ours"
+        );
         slot.mounting = Mounting::Served(serving);
         self.used = true;
     }
@@ -366,9 +440,12 @@ impl Drop for Reservation {
 }
 
 fn not_available(name: &str, why: &str) -> ApiError {
-    ApiError::new(ErrorCode::VolumeFailed, format!("volume `{name}` is not available"))
-        .why(why.to_owned())
-        .next("repair the cause and mount again; hafsd's log says more")
+    ApiError::new(
+        ErrorCode::VolumeFailed,
+        format!("volume `{name}` is not available"),
+    )
+    .why(why.to_owned())
+    .next("repair the cause and mount again; hafsd's log says more")
 }
 
 /// All mounts of the superblock in this namespace, top first.
@@ -419,7 +496,11 @@ fn abort(mount: &ServedMount) {
         Err(hafs_fs::FsError::Io { source, .. })
             if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => {
-            tracing::warn!(volume = mount.volume, error = chain(&error), "cannot abort the mount");
+            tracing::warn!(
+                volume = mount.volume,
+                error = chain(&error),
+                "cannot abort the mount"
+            );
         }
     }
 }

@@ -50,7 +50,10 @@ pub(super) struct ServedMounts {
 impl ServedMounts {
     /// Reads nothing yet.
     pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path, mounts: Mutex::new(Vec::new()) }
+        Self {
+            path,
+            mounts: Mutex::new(Vec::new()),
+        }
     }
 
     /// Enters a mount, durably. Nothing may be served if that fails.
@@ -79,7 +82,11 @@ impl ServedMounts {
         let former = self.read();
         let result = mountinfo::mounts().map(|mounts| {
             // Later mounts lie on earlier ones.
-            for entry in mounts.iter().rev().filter(|entry| is_former(entry, &former)) {
+            for entry in mounts
+                .iter()
+                .rev()
+                .filter(|entry| is_former(entry, &former))
+            {
                 clear(entry);
             }
         });
@@ -112,7 +119,11 @@ impl ServedMounts {
     }
 
     fn write(&self, mounts: &[ServedMount]) -> io::Result<()> {
-        let content = Content { format: FORMAT, boot: boot_id(), mounts: mounts.to_vec() };
+        let content = Content {
+            format: FORMAT,
+            boot: boot_id(),
+            mounts: mounts.to_vec(),
+        };
         write_durably(&self.path, &serde_json::to_vec_pretty(&content)?)
     }
 }
@@ -134,7 +145,9 @@ fn clear(entry: &MountEntry) {
     }
     match mountpoint::probe(&entry.mount_point) {
         Probe::Dead => match mountpoint::detach(&entry.mount_point) {
-            Ok(()) => tracing::info!(%volume, %mountpoint, "dead mount of a former hafsd cleared away"),
+            Ok(()) => {
+                tracing::info!(%volume, %mountpoint, "dead mount of a former hafsd cleared away")
+            }
             Err(error) => {
                 tracing::warn!(%volume, %mountpoint, %error, "cannot clear a dead mount away");
             }
@@ -185,7 +198,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mounts.json");
         let served = ServedMounts::new(path.clone());
-        let content = Content { format: 1, boot: "earlier".into(), mounts: vec![mount(3)] };
+        let content = Content {
+            format: 1,
+            boot: "earlier".into(),
+            mounts: vec![mount(3)],
+        };
         fs::write(&path, serde_json::to_vec(&content).unwrap()).unwrap();
         assert!(served.read().is_empty());
         fs::write(&path, b"{\"format\":").unwrap();

@@ -1,18 +1,23 @@
 //! Where everything stands, as objects of the API. Reads only; blocks on the stores of volumes.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use hafs_fs::mountinfo::{self, MountEntry};
 use hafs_fs::{Volume as Store, VolumeStatus};
 use hafs_meta::VolumeRecord;
 use hafs_protocol::Lsn;
+use jiff::Timestamp;
 
-use super::mounting::{Mounting, Serving};
+use super::mounting::Mounting;
+use super::served::ServedMount;
 use super::{Node, Phase, STORE_FAILED, Slot, StoreState, no_such_volume};
 use crate::control::api::{
     self, CopyState, Health, HealthState, Mount, ReplicaList, Role, Status, Volume, VolumeCopy,
     VolumeCounts, VolumeReplicas, VolumeState,
 };
 use crate::control::{ApiError, ErrorCode};
+use crate::mountpoint;
 use crate::output::chain;
 
 /// A slot at one moment, to be looked at without the lock.
@@ -22,6 +27,7 @@ struct Look {
     failure: Option<String>,
     store: Option<Arc<Store>>,
     status: Option<VolumeStatus>,
+    served: Option<(ServedMount, Timestamp)>,
     mounts: Vec<Mount>,
     verified: Option<Lsn>,
 }
@@ -65,7 +71,10 @@ impl Node {
 
     /// All volumes, by name.
     pub fn volumes(&self) -> Vec<Volume> {
-        self.looks().into_iter().map(|look| self.describe(look)).collect()
+        self.looks()
+            .into_iter()
+            .map(|look| self.describe(look))
+            .collect()
     }
 
     /// One volume.
@@ -75,7 +84,10 @@ impl Node {
 
     /// All mounts that are served, by volume.
     pub fn mounts(&self) -> Vec<Mount> {
-        self.looks().into_iter().flat_map(|look| look.mounts).collect()
+        self.looks()
+            .into_iter()
+            .flat_map(|look| look.mounts)
+            .collect()
     }
 
     /// The copies of one volume, or of all.
@@ -90,17 +102,25 @@ impl Node {
     }
 
     fn as_api(&self) -> api::Node {
-        api::Node { id: self.node_id(), name: self.name.clone() }
+        api::Node {
+            id: self.node_id(),
+            name: self.name.clone(),
+        }
     }
 
     fn looks(&self) -> Vec<Look> {
         let looks: Vec<Look> = self.state.lock().volumes.values().map(look).collect();
-        looks.into_iter().map(Look::ask_store).collect()
+        let mounts = mounts_here();
+        looks
+            .into_iter()
+            .map(|look| look.complete(&mounts))
+            .collect()
     }
 
     fn look(&self, name: &str) -> Result<Look, ApiError> {
         let look = self.state.lock().volumes.get(name).map(look);
-        look.map(Look::ask_store).ok_or_else(|| no_such_volume(name))
+        let look = look.ok_or_else(|| no_such_volume(name))?;
+        Ok(look.complete(&mounts_here()))
     }
 
     fn describe(&self, look: Look) -> Volume {
@@ -110,7 +130,12 @@ impl Node {
             Some(Err(error)) => (None, Some(chain(&error))),
             None => (None, None),
         };
-        let member = look.record.config.in_sync.iter().find(|member| member.node == self.node_id());
+        let member = look
+            .record
+            .config
+            .in_sync
+            .iter()
+            .find(|member| member.node == self.node_id());
         let spec = &look.record.spec;
         Volume {
             name: spec.name.to_string(),
@@ -154,7 +179,10 @@ impl Node {
                 state,
             })
             .collect();
-        let usable = copies.iter().filter(|copy| copy.state == CopyState::InSync).count();
+        let usable = copies
+            .iter()
+            .filter(|copy| copy.state == CopyState::InSync)
+            .count();
         let usable = u32::try_from(usable).unwrap_or(u32::MAX);
         VolumeReplicas {
             health: look.health(),
@@ -171,8 +199,11 @@ impl Node {
 }
 
 impl Look {
-    /// What only the store knows; asked without the node's lock.
-    fn ask_store(mut self) -> Self {
+    /// What only the store and the kernel know; asked without the node's lock.
+    fn complete(mut self, mounts: &[MountEntry]) -> Self {
+        if let Some((mount, since)) = &self.served {
+            self.mounts = mountpoints(mount, *since, mounts);
+        }
         self.status = self.store.as_ref().map(|store| store.status());
         if self.status.as_ref().is_some_and(|status| status.failed) {
             self.state = VolumeState::Failed;
@@ -197,9 +228,9 @@ fn look(slot: &Slot) -> Look {
         StoreState::Failed(why) => (VolumeState::Failed, Some(why.clone())),
         StoreState::Deleting => (VolumeState::Deleting, None),
     };
-    let mounts = match &slot.mounting {
-        Mounting::Served(serving) => vec![serving.as_api()],
-        Mounting::Free | Mounting::Reserved => Vec::new(),
+    let served = match &slot.mounting {
+        Mounting::Served(serving) => Some((serving.mount.clone(), serving.since)),
+        Mounting::Free | Mounting::Reserved => None,
     };
     Look {
         record: slot.record.clone(),
@@ -207,25 +238,53 @@ fn look(slot: &Slot) -> Look {
         failure,
         store: slot.store.volume().cloned(),
         status: None,
-        mounts,
+        served,
+        mounts: Vec::new(),
         verified: slot.verified,
     }
 }
 
-impl Serving {
-    fn as_api(&self) -> Mount {
-        Mount {
-            volume: self.mount.volume.clone(),
-            mountpoint: self.mount.mountpoint.clone(),
-            device: format!("0:{}", self.mount.connection),
-            namespace: self.mount.namespace,
-            since: self.since,
-        }
+/// Mounts in hafsd's own namespace; none if they cannot be read.
+pub(super) fn mounts_here() -> Vec<MountEntry> {
+    mountinfo::mounts().unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "cannot read the list of mounts");
+        Vec::new()
+    })
+}
+
+/// Where a served mount is seen, binds of it too; where its helper put it, if that is not to be seen from here.
+pub(super) fn mountpoints(
+    mount: &ServedMount,
+    since: Timestamp,
+    mounts: &[MountEntry],
+) -> Vec<Mount> {
+    let here = mounts.iter().filter(|entry| {
+        entry.is_hafs() && entry.device == (0, mount.connection) && entry.root == Path::new("/")
+    });
+    let mut mountpoints: Vec<String> = here
+        .map(|entry| entry.mount_point.display().to_string())
+        .collect();
+    // In our own namespace it would be seen: it is about to end, or kept in use without a directory.
+    let is_ours = mountpoint::namespace().is_ok_and(|namespace| namespace == mount.namespace);
+    if mountpoints.is_empty() && !is_ours {
+        mountpoints.push(mount.mountpoint.clone());
     }
+    let as_api = |mountpoint| Mount {
+        volume: mount.volume.clone(),
+        mountpoint,
+        device: format!("0:{}", mount.connection),
+        namespace: mount.namespace,
+        since,
+    };
+    mountpoints.into_iter().map(as_api).collect()
 }
 
 fn health(looks: &[Look]) -> Health {
-    let state = looks.iter().map(Look::health).max().unwrap_or(HealthState::Ok);
+    let state = looks
+        .iter()
+        .map(Look::health)
+        .max()
+        .unwrap_or(HealthState::Ok);
     let mut reasons: Vec<String> = looks
         .iter()
         .filter(|look| look.health() != HealthState::Ok)
@@ -250,8 +309,10 @@ fn health(looks: &[Look]) -> Health {
 /// Bytes as hex digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes all");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("a String takes all");
+            text
+        })
 }

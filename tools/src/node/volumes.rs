@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::datadir::sync_directory;
 use super::mounting::Mounting;
-use super::{Node, Phase, STORE_FAILED, Slot, State, StoreState, meta_error, no_such_volume};
+use super::{Node, Phase, STORE_FAILED, Slot, State, StoreState, meta_error, no_such_volume, view};
 use crate::control::api::{CheckReport, CreateVolume, CreatedVolume, DeletedVolume};
 use crate::control::{ApiError, ErrorCode};
 use crate::output::chain;
@@ -33,6 +33,8 @@ use crate::size;
 const OPENING_MAX: usize = 4;
 /// How often a change of the control store is asked for again while its outcome is unknown.
 const SETTLE_TRIES: usize = 5;
+/// How long the end of a mount may take: its volume is synced.
+const MOUNT_END_WAIT: Duration = Duration::from_secs(30);
 /// How long others may hold on to a closed volume, and how often it is looked at: an `Arc` tells nobody that it is free.
 const LET_GO_WAIT: Duration = Duration::from_secs(5);
 const LET_GO_PAUSE: Duration = Duration::from_millis(1);
@@ -41,8 +43,13 @@ impl Node {
     /// Opens all volumes and finishes deletions that were interrupted; then the node serves. A volume that does not open
     /// stops no other.
     pub fn open_volumes(self: &Arc<Self>) {
-        let records: Vec<VolumeRecord> =
-            self.state.lock().volumes.values().map(|slot| slot.record.clone()).collect();
+        let records: Vec<VolumeRecord> = self
+            .state
+            .lock()
+            .volumes
+            .values()
+            .map(|slot| slot.record.clone())
+            .collect();
         self.report_strangers(&records);
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
@@ -70,9 +77,10 @@ impl Node {
         self.unmount_all();
         let volumes: Vec<(String, Arc<Volume>)> = {
             let state = self.state.lock();
-            let open = state.volumes.iter().filter_map(|(name, slot)| {
-                Some((name.clone(), Arc::clone(slot.store.volume()?)))
-            });
+            let open = state
+                .volumes
+                .iter()
+                .filter_map(|(name, slot)| Some((name.clone(), Arc::clone(slot.store.volume()?))));
             open.collect()
         };
         let failures = AtomicUsize::new(0);
@@ -82,7 +90,11 @@ impl Node {
                 scope.spawn(move || {
                     if let Err(error) = volume.close() {
                         failures.fetch_add(1, Ordering::Relaxed);
-                        tracing::error!(volume = name, error = chain(&error), "cannot close the volume");
+                        tracing::error!(
+                            volume = name,
+                            error = chain(&error),
+                            "cannot close the volume"
+                        );
                     }
                 });
             }
@@ -96,15 +108,25 @@ impl Node {
             self.store_opened(record, store);
         } else if let Err(error) = self.finish_delete(record) {
             let name = record.spec.name.as_str();
-            tracing::error!(volume = name, why = error.why, "cannot finish deleting: {error}");
+            tracing::error!(
+                volume = name,
+                why = error.why,
+                "cannot finish deleting: {error}"
+            );
         }
     }
 
     /// Takes a failed store out of use, in order to open it again.
     pub(super) fn begin_reopen(&self, state: &mut State, name: &str) -> Reopen {
-        let slot = state.volumes.get_mut(name).expect("looked up under the same lock");
+        let slot = state
+            .volumes
+            .get_mut(name)
+            .expect("looked up under the same lock");
         let failed = std::mem::replace(&mut slot.store, StoreState::Opening);
-        Reopen { record: slot.record.clone(), failed }
+        Reopen {
+            record: slot.record.clone(),
+            failed,
+        }
     }
 
     /// Opens it. Everybody else waits, or is refused, until that is done.
@@ -112,7 +134,11 @@ impl Node {
         if let StoreState::Open(volume) = failed {
             let name = record.spec.name.as_str();
             if let Err(error) = volume.close() {
-                tracing::warn!(volume = name, error = chain(&error), "the failed store did not close well");
+                tracing::warn!(
+                    volume = name,
+                    error = chain(&error),
+                    "the failed store did not close well"
+                );
             }
             // The old one is gone before the new one takes the directory.
             let_go(name, volume);
@@ -125,7 +151,10 @@ impl Node {
     fn store_opened(&self, record: &VolumeRecord, store: Result<(VolumeRecord, Volume), String>) {
         let name = record.spec.name.as_str();
         let mut state = self.state.lock();
-        let slot = state.volumes.get_mut(name).expect("a volume stays while it is being opened");
+        let slot = state
+            .volumes
+            .get_mut(name)
+            .expect("a volume stays while it is being opened");
         match store {
             Ok((record, volume)) => {
                 tracing::info!(volume = name, epoch = record.config.epoch.0, "volume open");
@@ -143,12 +172,15 @@ impl Node {
 
     /// Begins an epoch and opens the store in it. The error says all there is to say.
     fn open_store(&self, record: &VolumeRecord) -> Result<(VolumeRecord, Volume), String> {
-        let member = self.own_member(record).ok_or("no copy of it is on this node")?;
+        let member = self
+            .own_member(record)
+            .ok_or("no copy of it is on this node")?;
         let directory = self.data.volume(record.id);
         let identity = identity(record, member);
         let settings = settings(&record.spec, &self.cache);
         if record.config.epoch == Epoch(0) {
-            self.make_store(&directory, &identity, &settings).map_err(|error| chain(&error))?;
+            self.make_store(&directory, &identity, &settings)
+                .map_err(|error| chain(&error))?;
         } else if !directory.exists() {
             return Err(format!("its store {} is missing", directory.display()));
         }
@@ -179,13 +211,21 @@ impl Node {
     }
 
     fn own_member(&self, record: &VolumeRecord) -> Option<Member> {
-        record.config.in_sync.iter().copied().find(|member| member.node == self.node_id())
+        record
+            .config
+            .in_sync
+            .iter()
+            .copied()
+            .find(|member| member.node == self.node_id())
     }
 
     /// Makes a volume and opens it.
     pub fn create_volume(&self, create: &CreateVolume) -> Result<CreatedVolume, ApiError> {
         let name: VolumeName = create.name.parse().map_err(|error| meta_error(&error))?;
-        let member = Member { node: self.node_id(), store: StoreId(Uuid::new_v4()) };
+        let member = Member {
+            node: self.node_id(),
+            store: StoreId(Uuid::new_v4()),
+        };
         let new = NewVolume {
             id: VolumeId(Uuid::new_v4()),
             lineage: Lineage(Uuid::new_v4()),
@@ -208,11 +248,18 @@ impl Node {
             .map_err(|error| meta_error(&error))?;
         match self.open_store(&record) {
             Ok(opened) => {
-                self.state.lock().volumes.insert(name.to_string(), Slot::new(record.clone()));
+                self.state
+                    .lock()
+                    .volumes
+                    .insert(name.to_string(), Slot::new(record.clone()));
                 self.store_opened(&record, Ok(opened));
             }
             Err(why) => {
-                tracing::error!(volume = name.as_str(), error = why, "cannot create the volume");
+                tracing::error!(
+                    volume = name.as_str(),
+                    error = why,
+                    "cannot create the volume"
+                );
                 let error = format!("volume `{name}` cannot be created");
                 let error = ApiError::new(ErrorCode::Internal, error).why(why);
                 return Err(self.undo_create(&record, error));
@@ -231,7 +278,11 @@ impl Node {
         match undone {
             Ok(()) => error.next("nothing is left of it; repair the cause and try again"),
             Err(undo) => {
-                tracing::error!(volume = record.spec.name.as_str(), why = undo.why, "cannot undo: {undo}");
+                tracing::error!(
+                    volume = record.spec.name.as_str(),
+                    why = undo.why,
+                    "cannot undo: {undo}"
+                );
                 error.next("what was begun is removed when hafsd starts again")
             }
         }
@@ -240,12 +291,18 @@ impl Node {
     /// Deletes a volume with all its data.
     pub fn delete_volume(&self, name: &str) -> Result<DeletedVolume, ApiError> {
         let (record, store) = {
-            let mut state = self.state.lock();
-            self.refuse_unless_serving(&state)?;
-            let slot = state.volumes.get_mut(name).ok_or_else(|| no_such_volume(name))?;
+            let mut state = self.wait_until_serving()?;
+            self.wait_until_mount_ended(&mut state, name);
+            let slot = state
+                .volumes
+                .get_mut(name)
+                .ok_or_else(|| no_such_volume(name))?;
             slot.refuse_in_use("delete")?;
             // From here on nobody mounts, checks or deletes it.
-            (slot.record.clone(), std::mem::replace(&mut slot.store, StoreState::Deleting))
+            (
+                slot.record.clone(),
+                std::mem::replace(&mut slot.store, StoreState::Deleting),
+            )
         };
         let id = record.id;
         let begun = self.settle(|| self.catalog.begin_delete(id, Timestamp::now()));
@@ -261,12 +318,29 @@ impl Node {
         };
         if let StoreState::Open(volume) = store {
             if let Err(error) = volume.close() {
-                tracing::warn!(volume = name, error = chain(&error), "the deleted volume did not close well");
+                tracing::warn!(
+                    volume = name,
+                    error = chain(&error),
+                    "the deleted volume did not close well"
+                );
             }
             let_go(name, volume);
         }
         self.finish_delete(&record)?;
-        Ok(DeletedVolume { name: name.to_owned(), id })
+        Ok(DeletedVolume {
+            name: name.to_owned(),
+            id,
+        })
+    }
+
+    /// An umount that has returned may not be told here yet. Waits for that, within a bound, and for nothing else.
+    fn wait_until_mount_ended(&self, state: &mut MutexGuard<'_, State>, name: &str) {
+        let deadline = Instant::now() + MOUNT_END_WAIT;
+        let is_ending = |state: &State| match state.volumes.get(name).map(|slot| &slot.mounting) {
+            Some(Mounting::Served(serving)) => serving.is_disconnected(),
+            Some(Mounting::Free | Mounting::Reserved) | None => false,
+        };
+        while is_ending(state) && !self.changed.wait_until(state, deadline).timed_out() {}
     }
 
     fn finish_delete(&self, record: &VolumeRecord) -> Result<(), ApiError> {
@@ -280,13 +354,16 @@ impl Node {
     /// The store first, durably; then the record.
     fn remove_store_and_record(&self, record: &VolumeRecord) -> Result<(), ApiError> {
         let directory = self.data.volume(record.id);
-        remove(&directory).and_then(|()| sync_directory(&self.data.volumes())).map_err(|error| {
-            let what = format!("the store {} cannot be removed", directory.display());
-            ApiError::new(ErrorCode::Internal, what)
-                .why(error.to_string())
-                .next("deleting goes on when hafsd starts again")
-        })?;
-        self.settle(|| self.catalog.finish_delete(record.id)).map_err(|error| meta_error(&error))
+        remove(&directory)
+            .and_then(|()| sync_directory(&self.data.volumes()))
+            .map_err(|error| {
+                let what = format!("the store {} cannot be removed", directory.display());
+                ApiError::new(ErrorCode::Internal, what)
+                    .why(error.to_string())
+                    .next("deleting goes on when hafsd starts again")
+            })?;
+        self.settle(|| self.catalog.finish_delete(record.id))
+            .map_err(|error| meta_error(&error))
     }
 
     /// Proves a volume's invariants. `progress(done, of)` counts inodes.
@@ -297,16 +374,22 @@ impl Node {
     ) -> Result<CheckReport, ApiError> {
         let (volume, _checking) = Checking::begin(self, name)?;
         if volume.status().failed {
-            return Err(ApiError::new(ErrorCode::VolumeFailed, format!("cannot check volume `{name}`"))
-                .why(STORE_FAILED)
-                .next("unmount it, repair the cause and mount it again"));
+            return Err(ApiError::new(
+                ErrorCode::VolumeFailed,
+                format!("cannot check volume `{name}`"),
+            )
+            .why(STORE_FAILED)
+            .next("unmount it, repair the cause and mount it again"));
         }
         let started = Instant::now();
         let report = volume.check(progress).map_err(|error| {
             tracing::error!(volume = name, error = chain(&error), "check failed");
-            ApiError::new(ErrorCode::Internal, format!("volume `{name}` cannot be checked"))
-                .why(chain(&error))
-                .next("look at hafsd's log")
+            ApiError::new(
+                ErrorCode::Internal,
+                format!("volume `{name}` cannot be checked"),
+            )
+            .why(chain(&error))
+            .next("look at hafsd's log")
         })?;
         let clean = report.problem_count == 0;
         if clean {
@@ -323,7 +406,7 @@ impl Node {
             volume: name.to_owned(),
             clean,
             lsn: report.lsn,
-            digest: super::view::hex(&report.digest),
+            digest: view::hex(&report.digest),
             inodes: report.inodes,
             dentries: report.dentries,
             extents: report.extents,
@@ -346,7 +429,11 @@ impl Node {
         };
         let promised: u64 = {
             let state = self.state.lock();
-            state.volumes.values().map(|slot| slot.record.spec.size_bytes).sum()
+            state
+                .volumes
+                .values()
+                .map(|slot| slot.record.spec.size_bytes)
+                .sum()
         };
         let thin = "space is taken when it is written; on a full disk writes fail with ENOSPC";
         let mut warnings = Vec::new();
@@ -375,7 +462,11 @@ impl Node {
         loop {
             match self.runtime.block_on(ask()) {
                 Err(MetaError::Unsettled(error)) if tries < SETTLE_TRIES => {
-                    tracing::warn!(error = chain(&error), tries, "the control store's answer is unknown");
+                    tracing::warn!(
+                        error = chain(&error),
+                        tries,
+                        "the control store's answer is unknown"
+                    );
                     tries += 1;
                 }
                 result => return result,
@@ -425,15 +516,33 @@ impl Slot {
     fn refuse_in_use(&self, what: &str) -> Result<(), ApiError> {
         let name = self.record.spec.name.as_str();
         let refused = |code, why: String, next: &str| {
-            Err(ApiError::new(code, format!("cannot {what} volume `{name}`")).why(why).next(next))
+            Err(
+                ApiError::new(code, format!("cannot {what} volume `{name}`"))
+                    .why(why)
+                    .next(next),
+            )
         };
         match &self.mounting {
             Mounting::Free => {}
             Mounting::Reserved => {
-                return refused(ErrorCode::VolumeBusy, "it is being mounted".into(), "try again");
+                return refused(
+                    ErrorCode::VolumeBusy,
+                    "it is being mounted".into(),
+                    "try again",
+                );
             }
             Mounting::Served(serving) => {
-                let mountpoint = &serving.mount.mountpoint;
+                let mounts = view::mountpoints(&serving.mount, serving.since, &view::mounts_here());
+                let mountpoints: Vec<String> =
+                    mounts.into_iter().map(|mount| mount.mountpoint).collect();
+                if mountpoints.is_empty() {
+                    return refused(
+                        ErrorCode::VolumeMounted,
+                        "it was unmounted, but open files or a container's mount namespace keep it in use".into(),
+                        "end the processes and containers that use it",
+                    );
+                }
+                let mountpoint = mountpoints.join(" ");
                 let next = format!("umount {mountpoint}");
                 return refused(
                     ErrorCode::VolumeMounted,
@@ -451,9 +560,11 @@ impl Slot {
         }
         match &self.store {
             StoreState::Open(_) | StoreState::Failed(_) => Ok(()),
-            StoreState::Opening => {
-                refused(ErrorCode::VolumeBusy, "it is being opened".into(), "try again")
-            }
+            StoreState::Opening => refused(
+                ErrorCode::VolumeBusy,
+                "it is being opened".into(),
+                "try again",
+            ),
             StoreState::Deleting => refused(
                 ErrorCode::VolumeBusy,
                 "it is being deleted".into(),
@@ -471,14 +582,12 @@ struct Creating<'a> {
 
 impl<'a> Creating<'a> {
     fn begin(node: &'a Node, name: &'a str) -> Result<Self, ApiError> {
-        let mut state = node.state.lock();
-        node.refuse_unless_serving(&state)?;
+        let mut state = node.wait_until_serving()?;
         if state.volumes.contains_key(name) || !state.creating.insert(name.to_owned()) {
-            return Err(ApiError::new(
-                ErrorCode::VolumeExists,
-                format!("volume `{name}` exists"),
-            )
-            .next("choose another name, or look at it with hafsctl volume show"));
+            return Err(
+                ApiError::new(ErrorCode::VolumeExists, format!("volume `{name}` exists"))
+                    .next("choose another name, or look at it with hafsctl volume show"),
+            );
         }
         Ok(Self { node, name })
     }
@@ -498,19 +607,31 @@ struct Checking<'a> {
 
 impl<'a> Checking<'a> {
     fn begin(node: &'a Node, name: &'a str) -> Result<(Arc<Volume>, Self), ApiError> {
-        let mut state = node.state.lock();
-        node.refuse_unless_serving(&state)?;
-        let slot = state.volumes.get_mut(name).ok_or_else(|| no_such_volume(name))?;
+        let mut state = node.wait_until_serving()?;
+        let slot = state
+            .volumes
+            .get_mut(name)
+            .ok_or_else(|| no_such_volume(name))?;
         let refused = |code, why: &str, next: &str| {
-            ApiError::new(code, format!("cannot check volume `{name}`")).why(why).next(next)
+            ApiError::new(code, format!("cannot check volume `{name}`"))
+                .why(why)
+                .next(next)
         };
         let volume = match &slot.store {
             StoreState::Open(volume) => Arc::clone(volume),
             StoreState::Failed(why) => {
-                return Err(refused(ErrorCode::VolumeFailed, why, "repair the cause and mount it"));
+                return Err(refused(
+                    ErrorCode::VolumeFailed,
+                    why,
+                    "repair the cause and mount it",
+                ));
             }
             StoreState::Opening => {
-                return Err(refused(ErrorCode::VolumeBusy, "it is being opened", "try again"));
+                return Err(refused(
+                    ErrorCode::VolumeBusy,
+                    "it is being opened",
+                    "try again",
+                ));
             }
             StoreState::Deleting => {
                 let next = "choose another volume";
@@ -519,7 +640,11 @@ impl<'a> Checking<'a> {
         };
         if std::mem::replace(&mut slot.checking, true) {
             let next = "wait for that one";
-            return Err(refused(ErrorCode::VolumeBusy, "a check of it is under way", next));
+            return Err(refused(
+                ErrorCode::VolumeBusy,
+                "a check of it is under way",
+                next,
+            ));
         }
         Ok((volume, Self { node, name }))
     }
@@ -549,7 +674,10 @@ fn settings(spec: &VolumeSpec, cache: &SharedCache) -> VolumeSettings {
         Profile::Sequential => hafs_fs::Profile::Sequential,
         Profile::SmallFiles => hafs_fs::Profile::SmallFiles,
     };
-    VolumeSettings { cache: cache.clone(), ..VolumeSettings::new(spec.size_bytes, profile) }
+    VolumeSettings {
+        cache: cache.clone(),
+        ..VolumeSettings::new(spec.size_bytes, profile)
+    }
 }
 
 /// Drops the last handle on a closed volume, so that nobody has its files open. Others hold one for a moment: a status that

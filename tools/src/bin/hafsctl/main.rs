@@ -20,7 +20,8 @@ use hafs_tools::output::{self, Exit, Refusal};
     name = "hafsctl",
     version,
     after_help = "\
-Exit codes: 0 ok; 1 error, or a check found problems; 2 usage, or --yes is missing; 3 degraded; 4 at risk; 5 time-out.
+Exit codes: 0 ok; 1 error, or a check found problems; 2 usage, or --yes is missing; 3 degraded;
+4 at risk; 5 time-out.
 
 Examples:
   hafsctl volume create pg-main --size 50GiB --profile database
@@ -68,11 +69,16 @@ enum Noun {
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::refusal("hafsctl", &Refusal::new("cannot start").why(error.to_string()));
+            output::refusal(
+                "hafsctl",
+                &Refusal::new("cannot start").why(error.to_string()),
+            );
             return Exit::Error.into();
         }
     };

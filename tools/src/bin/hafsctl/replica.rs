@@ -14,10 +14,12 @@ use super::{Form, cannot_print, exit_of, health_line, or_dash};
 pub(super) enum Verb {
     /// Where each volume's copies are, and how well they follow
     #[command(after_help = "\
-Columns: CONTRACT what an fsync means now; COPIES in sync of wanted; LAG how far the furthest copy in sync is behind;
-VERIFIED the record up to which the copies were verified (with one copy: by `hafsctl volume check` since hafsd started).
+Columns: CONTRACT what an fsync means now; COPIES in sync of wanted; LAG how far the furthest copy
+in sync is behind; VERIFIED the record up to which the copies were verified (with one copy: by
+`hafsctl volume check` since hafsd started).
 
-Exit codes: 0 all as wanted; 3 fewer copies than wanted, at least two; 4 at risk, or a volume is not available.
+Exit codes: 0 all as wanted; 3 fewer copies than wanted, at least two; 4 at risk, or a volume is
+not available.
 
 Examples:
   hafsctl replica status
@@ -45,8 +47,15 @@ pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit,
 }
 
 fn screen(list: &ReplicaList, wide: bool) -> String {
-    let mut headings =
-        vec!["VOLUME", "CONTRACT", "COPIES", "NODES", "LAG", "VERIFIED", "LAST RESYNC"];
+    let mut headings = vec![
+        "VOLUME",
+        "CONTRACT",
+        "COPIES",
+        "NODES",
+        "LAG",
+        "VERIFIED",
+        "LAST RESYNC",
+    ];
     if wide {
         headings.push("STORES");
     }
@@ -63,16 +72,25 @@ fn screen(list: &ReplicaList, wide: bool) -> String {
 }
 
 fn row(replicas: &VolumeReplicas) -> Vec<String> {
-    let mark = if replicas.health == HealthState::Ok { "" } else { " !" };
+    let mark = if replicas.health == HealthState::Ok {
+        ""
+    } else {
+        " !"
+    };
     let nodes: Vec<String> = replicas.copies.iter().map(node).collect();
     vec![
         replicas.volume.clone(),
         replicas.contract.clone(),
-        format!("{}/{}{mark}", replicas.copies_in_sync, replicas.copies_wanted),
+        format!(
+            "{}/{}{mark}",
+            replicas.copies_in_sync, replicas.copies_wanted
+        ),
         nodes.join("  "),
         or_dash(replicas.lag_bytes, size::display),
         or_dash(replicas.verified_lsn, |lsn| lsn.to_string()),
-        replicas.last_resync.map_or_else(|| "never needed".to_owned(), |time| time.to_string()),
+        replicas
+            .last_resync
+            .map_or_else(|| "never needed".to_owned(), |time| time.to_string()),
     ]
 }
 
@@ -107,7 +125,9 @@ mod tests {
              "store":"6ba7b812-9dad-11d1-80b4-00c04fd430c8","role":"primary","state":"failed"}],
            "lag_bytes":null,"verified_lsn":null,"last_resync":null,"health":"at_risk"}],
           "health":{"state":"at_risk","reasons":["wiki: its store is missing"]}}"#;
-        serde_json::from_str::<Versioned<ReplicaList>>(json).unwrap().value
+        serde_json::from_str::<Versioned<ReplicaList>>(json)
+            .unwrap()
+            .value
     }
 
     #[test]
@@ -125,7 +145,13 @@ health: AT RISK  wiki: its store is missing"
     #[test]
     fn wide_adds_the_stores() {
         let screen = screen(&list(), true);
-        assert!(screen.lines().next().unwrap().ends_with("LAST RESYNC   STORES"));
+        assert!(
+            screen
+                .lines()
+                .next()
+                .unwrap()
+                .ends_with("LAST RESYNC   STORES")
+        );
         assert!(screen.contains("6ba7b811-9dad-11d1-80b4-00c04fd430c8"));
     }
 }

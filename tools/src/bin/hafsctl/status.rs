@@ -32,22 +32,32 @@ fn lines(status: &Status, wide: bool) -> String {
             states.push(format!("{count} {state}"));
         }
     }
-    let states = if states.is_empty() { "none".to_owned() } else { states.join(", ") };
+    let states = if states.is_empty() {
+        "none".to_owned()
+    } else {
+        states.join(", ")
+    };
     let mut lines = vec![
         ("node", status.node.name.clone()),
-        ("hafsd", format!(
-            "{} pid {}, {} for {}",
-            status.version,
-            status.pid,
-            if status.ready { "ready" } else { "not ready" },
-            duration(status.uptime_ms)
-        )),
-        ("data", format!(
-            "{}, {} free of {}",
-            status.data_dir,
-            size::display(status.disk.available_bytes),
-            size::display(status.disk.size_bytes)
-        )),
+        (
+            "hafsd",
+            format!(
+                "{} pid {}, {} for {}",
+                status.version,
+                status.pid,
+                if status.ready { "ready" } else { "not ready" },
+                duration(status.uptime_ms)
+            ),
+        ),
+        (
+            "data",
+            format!(
+                "{}, {} free of {}",
+                status.data_dir,
+                size::display(status.disk.available_bytes),
+                size::display(status.disk.size_bytes)
+            ),
+        ),
         ("volumes", states),
         ("mounts", status.mounts.to_string()),
     ];

@@ -17,8 +17,8 @@ use super::{Form, cannot_print, or_dash};
 pub(super) enum Verb {
     /// Makes a volume
     #[command(after_help = "\
-The size is a limit, not a reservation: space is taken when it is written. Units: 10GiB and 10G are binary, 10GB is
-decimal.
+The size is a limit, not a reservation: space is taken when it is written. Units: 10GiB and 10G
+are binary, 10GB is decimal.
 
 Examples:
   hafsctl volume create pg-main
@@ -68,7 +68,11 @@ Example:
 
 pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit, Refusal> {
     match verb {
-        Verb::Create { name, size, profile } => create(client, form, name, size, &profile).await,
+        Verb::Create {
+            name,
+            size,
+            profile,
+        } => create(client, form, name, size, &profile).await,
         Verb::List => list(client, form).await,
         Verb::Show { name } => show(client, form, &name).await,
         Verb::Delete { name, yes } => delete(client, form, &name, yes).await,
@@ -84,7 +88,11 @@ async fn create(
     profile: &str,
 ) -> Result<Exit, Refusal> {
     let profile: Profile = profile.parse().expect("one of its names");
-    let create = CreateVolume { name, size_bytes, profile };
+    let create = CreateVolume {
+        name,
+        size_bytes,
+        profile,
+    };
     let answer = client.post::<CreatedVolume>("/v1/volumes", &create).await?;
     let created = &answer.value;
     for warning in &created.warnings {
@@ -118,7 +126,9 @@ async fn list(client: &Client, form: Form) -> Result<Exit, Refusal> {
 fn table(volumes: &[Volume], wide: bool) -> Table {
     let mut headings = vec!["NAME", "SIZE", "USED", "PROFILE", "STATE", "MOUNTED ON"];
     if wide {
-        headings.extend(["INODES", "ON DISK", "EPOCH", "HEAD", "CREATED", "ID", "FAILURE"]);
+        headings.extend([
+            "INODES", "ON DISK", "EPOCH", "HEAD", "CREATED", "ID", "FAILURE",
+        ]);
     }
     let mut table = Table::new(&headings);
     for volume in volumes {
@@ -147,17 +157,29 @@ fn table(volumes: &[Volume], wide: bool) -> Table {
 }
 
 fn mounted_on(volume: &Volume) -> String {
-    let mounts: Vec<&str> = volume.mounts.iter().map(|mount| mount.mountpoint.as_str()).collect();
-    if mounts.is_empty() { "-".to_owned() } else { mounts.join(", ") }
+    let mounts: Vec<&str> = volume
+        .mounts
+        .iter()
+        .map(|mount| mount.mountpoint.as_str())
+        .collect();
+    if mounts.is_empty() {
+        "-".to_owned()
+    } else {
+        mounts.join(", ")
+    }
 }
 
 fn on_disk(volume: &Volume) -> String {
     let bytes = volume.segment_bytes.zip(volume.log_bytes);
-    or_dash(bytes, |(segments, log)| size::display(segments.saturating_add(log)))
+    or_dash(bytes, |(segments, log)| {
+        size::display(segments.saturating_add(log))
+    })
 }
 
 async fn show(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal> {
-    let answer = client.get::<Volume>(&format!("/v1/volumes/{}", path_part(name))).await?;
+    let answer = client
+        .get::<Volume>(&format!("/v1/volumes/{}", path_part(name)))
+        .await?;
     match form {
         Form::Json => output::json(&answer),
         Form::Table | Form::Wide => output::line(lines(&answer.value)),
@@ -179,7 +201,10 @@ fn lines(volume: &Volume) -> String {
         ("size", size::display(volume.size_bytes)),
         ("used", or_dash(volume.used_bytes, size::display)),
         ("available", or_dash(volume.available_bytes, size::display)),
-        ("inodes", or_dash(volume.inodes, |inodes| inodes.to_string())),
+        (
+            "inodes",
+            or_dash(volume.inodes, |inodes| inodes.to_string()),
+        ),
         ("on disk", on_disk(volume)),
         ("profile", volume.profile.to_string()),
         ("mounted on", mounted_on(volume)),
@@ -190,9 +215,14 @@ fn lines(volume: &Volume) -> String {
         ("epoch", volume.epoch.to_string()),
         ("head", lsn(volume.head_lsn)),
         ("durable", lsn(volume.durable_lsn)),
-        ("digest", volume.digest.clone().unwrap_or_else(|| "-".to_owned())),
+        (
+            "digest",
+            volume.digest.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
     ]);
-    let lines = lines.into_iter().map(|(name, value)| format!("{:<12}{value}", format!("{name}:")));
+    let lines = lines
+        .into_iter()
+        .map(|(name, value)| format!("{:<12}{value}", format!("{name}:")));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -223,8 +253,13 @@ async fn check(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal>
     let mut result = None;
     let path = format!("/v1/volumes/{}/check", path_part(name));
     let lines = client.post_lines(&path, |line: CheckLine| match line {
-        CheckLine::Progress { inodes_done, inodes_total } => {
-            output::progress(&format!("checking {name}: {inodes_done} of {inodes_total} inodes"));
+        CheckLine::Progress {
+            inodes_done,
+            inodes_total,
+        } => {
+            output::progress(&format!(
+                "checking {name}: {inodes_done} of {inodes_total} inodes"
+            ));
         }
         CheckLine::Report(report) => result = Some(Ok(report)),
         CheckLine::Error(error) => result = Some(Err(error)),
@@ -260,7 +295,10 @@ fn report_lines(report: &CheckReport) -> String {
     if report.clean {
         return format!("{}: clean: {counts}", report.volume);
     }
-    let mut text = format!("{}: {} problems: {counts}", report.volume, report.problem_count);
+    let mut text = format!(
+        "{}: {} problems: {counts}",
+        report.volume, report.problem_count
+    );
     for problem in &report.problems {
         text.push_str("\n  ");
         text.push_str(problem);
@@ -290,8 +328,13 @@ mod tests {
 
     #[test]
     fn the_list_is_plain() {
-        let failed = Volume { state: hafs_tools::control::api::VolumeState::Failed, used_bytes: None,
-            mounts: Vec::new(), name: "wiki".into(), ..volume() };
+        let failed = Volume {
+            state: hafs_tools::control::api::VolumeState::Failed,
+            used_bytes: None,
+            mounts: Vec::new(),
+            name: "wiki".into(),
+            ..volume()
+        };
         assert_eq!(
             table(&[volume(), failed], false).to_string(),
             "\
@@ -320,6 +363,9 @@ wiki  10 GiB  -        small-files  failed  -"
         };
         let text = report_lines(&report);
         assert!(text.starts_with("pg: 1 problems: 1 inodes"), "{text}");
-        assert!(text.ends_with("\n  inode 2: 3 names, nlink says 2"), "{text}");
+        assert!(
+            text.ends_with("\n  inode 2: 3 names, nlink says 2"),
+            "{text}"
+        );
     }
 }

@@ -29,8 +29,11 @@ const REQUESTS_WAIT: Duration = Duration::from_secs(10);
     name = "hafsd",
     version,
     after_help = "\
-Settings come from the command line, then from the configuration file, then from the defaults. SIGTERM or SIGINT ends
-hafsd: volumes are synced and unmounted (lazily where they are in use).
+Settings come from the command line, then from the configuration file, then from the defaults.
+SIGTERM or SIGINT ends hafsd: volumes are synced and unmounted (lazily where they are in use).
+
+Keys of the configuration file (TOML): data_dir, socket, log_format (\"text\" or \"json\"),
+log_filter (such as \"info,hafs_fs=debug\"). An unknown key is refused.
 
 Examples:
   hafsd
@@ -40,7 +43,7 @@ struct CommandLine {
     /// Directory of this node's data [default: /var/lib/hafs]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Control socket; the mount helper's is beside it, with `.fd` behind the name [default: /run/hafs/hafsd.sock]
+    /// Control socket; the mount helper's is beside it [default: /run/hafs/hafsd.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Configuration file [default: /etc/hafs/hafsd.toml if it is there]
@@ -73,29 +76,40 @@ fn run(arguments: Arguments) -> Result<Exit, Refusal> {
     telemetry::init(config.log_format, &config.log_filter).map_err(|error| {
         Refusal::new(format!("{error:#}")).next("correct log_filter in the configuration file")
     })?;
+    #[cfg(feature = "failpoints")]
+    set_fail_points();
     process::prepare();
     let data = DataDir::open(&config.data_dir)?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = %data.node(),
-        data_dir = %config.data_dir.display(),
-        socket = %config.socket.display(),
-        fresh = data.is_fresh(),
-        "hafsd starts"
-    );
     let sockets = ControlSockets::bind(&config.socket)?;
+    let (id, fresh) = (data.node(), data.is_fresh());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Refusal::new("cannot start threads").why(error.to_string()))?;
-    let node = Node::load(data, config.socket, runtime.handle().clone())?;
+    let node = Node::load(data, config.socket.clone(), runtime.handle().clone())?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %id,
+        data_dir = %config.data_dir.display(),
+        socket = %config.socket.display(),
+        fresh,
+        "hafsd starts"
+    );
     runtime.block_on(serve(node, sockets))
 }
 
+/// Fail points are set from the environment variable FAILPOINTS, for as long as the process lives.
+#[cfg(feature = "failpoints")]
+fn set_fail_points() {
+    std::mem::forget(fail::FailScenario::setup());
+    for (name, action) in fail::list() {
+        tracing::info!(name, action, "fail point set: this hafsd is for tests");
+    }
+}
+
 async fn serve(node: Arc<Node>, sockets: ControlSockets) -> Result<Exit, Refusal> {
-    let failed = |what: &'static str| {
-        move |error: std::io::Error| Refusal::new(what).why(error.to_string())
-    };
+    let failed =
+        |what: &'static str| move |error: std::io::Error| Refusal::new(what).why(error.to_string());
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("cannot take signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("cannot take signals"))?;
     let (http, fds, names) = sockets.into_parts();
@@ -138,7 +152,11 @@ async fn serve(node: Arc<Node>, sockets: ControlSockets) -> Result<Exit, Refusal
     let closed = tokio::task::spawn_blocking(move || node.shut_down()).await;
     tracing::info!("hafsd ended");
     // Not by returning: a dropped runtime would wait for threads that are still in a request.
-    let exit = if closed.unwrap_or(false) { Exit::Ok } else { Exit::Error };
+    let exit = if closed.unwrap_or(false) {
+        Exit::Ok
+    } else {
+        Exit::Error
+    };
     std::process::exit(exit as i32)
 }
 

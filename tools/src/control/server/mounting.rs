@@ -22,7 +22,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts in a thread of its own, and gives each conversation one.
 pub(super) fn serve(listener: OwnedFd, node: Arc<Node>) -> io::Result<()> {
-    thread::Builder::new().name("mounting".to_owned()).spawn(move || accept_all(&listener, &node))?;
+    thread::Builder::new()
+        .name("mounting".to_owned())
+        .spawn(move || accept_all(&listener, &node))?;
     Ok(())
 }
 
@@ -41,16 +43,26 @@ fn accept_all(listener: &OwnedFd, node: &Arc<Node>) {
         };
         if count.fetch_add(1, Ordering::AcqRel) >= CONVERSATIONS_MAX {
             count.fetch_sub(1, Ordering::AcqRel);
-            tracing::warn!(CONVERSATIONS_MAX, "too many mounts at once, one is turned away");
+            tracing::warn!(
+                CONVERSATIONS_MAX,
+                "too many mounts at once, one is turned away"
+            );
             continue;
         }
         let (node, running) = (Arc::clone(node), Arc::clone(&count));
-        let spawned = thread::Builder::new().name("mount".to_owned()).spawn(move || {
-            if let Err(error) = converse(socket, &node) {
-                tracing::warn!(error = chain(&error), "a mount helper went away");
-            }
-            running.fetch_sub(1, Ordering::AcqRel);
-        });
+        let spawned = thread::Builder::new()
+            .name("mount".to_owned())
+            .spawn(move || {
+                match converse(socket, &node) {
+                    Ok(()) => {}
+                    // It has told its user why, or there is no user any more.
+                    Err(PassError::Closed) => tracing::debug!("a mount helper went away"),
+                    Err(error) => {
+                        tracing::warn!(error = chain(&error), "a mount helper is not understood");
+                    }
+                }
+                running.fetch_sub(1, Ordering::AcqRel);
+            });
         if let Err(error) = spawned {
             count.fetch_sub(1, Ordering::AcqRel);
             tracing::warn!(%error, "a mount helper is turned away");
@@ -62,15 +74,28 @@ fn converse(socket: OwnedFd, node: &Arc<Node>) -> Result<(), PassError> {
     let conversation = Conversation::new(socket, RESERVATION + MARGIN)?;
     let (ask, _): (Ask, _) = conversation.receive()?;
     let namespace = ask.namespace;
-    tracing::debug!(volume = ask.volume, directory = ask.directory, namespace, "mount asked for");
+    tracing::debug!(
+        volume = ask.volume,
+        directory = ask.directory,
+        namespace,
+        "mount asked for"
+    );
     match node.reserve(ask) {
         Ok(Reserved::Mount(reservation)) => {
             conversation.send(&Answer::Mount, None)?;
             take_device(&conversation, reservation)
         }
-        Ok(Reserved::Bind { connection, mountpoint, namespace: first }) => {
+        Ok(Reserved::Bind {
+            connection,
+            mountpoint,
+            namespace: first,
+        }) => {
             let same_namespace = first == namespace;
-            let answer = Answer::Bind { connection, directory: mountpoint, same_namespace };
+            let answer = Answer::Bind {
+                connection,
+                directory: mountpoint,
+                same_namespace,
+            };
             conversation.send(&answer, None)
         }
         Err(error) => conversation.send(&Answer::Refused(error), None),
@@ -87,7 +112,10 @@ fn take_device(conversation: &Conversation, reservation: Reservation) -> Result<
     };
     let served = match device {
         Some(device) => reservation.serve(device, serve.connection),
-        None => Err(ApiError::new(ErrorCode::BadRequest, "no descriptor came with the message")),
+        None => Err(ApiError::new(
+            ErrorCode::BadRequest,
+            "no descriptor came with the message",
+        )),
     };
     match served {
         Ok(()) => conversation.send(&Served::Serving, None),
