@@ -1,8 +1,8 @@
 //! `hafs-bench store-format`: the few measurements that decide the on-disk format.
 //!
-//! Called by `main`. One run measures all ways of doing a thing in alternating rounds, so that load from elsewhere falls
-//! on each of them; it promises to stay near its time, to leave nothing behind, and to say how loud the machine was. What
-//! follows from the figures is argued in `docs/rfcs/0001-store.md`.
+//! Called by `main`. One run measures all ways of doing a thing in alternating rounds, so that load from elsewhere
+//! falls on each of them; it promises to stay near its time, to leave nothing behind, and to say how loud the machine
+//! was. What follows from the figures is argued in `docs/rfcs/0001-store.md`.
 
 mod apply;
 mod bulk;

@@ -22,7 +22,6 @@ pub type Cause = Arc<dyn Error + Send + Sync>;
 
 /// Why a control store did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ControlError {
     /// Not now, and surely nothing was changed. Try again later, or tell the user.
     #[error("the control store is not available")]
@@ -51,7 +50,6 @@ pub enum ControlError {
 
 /// The limit that a request broke. See the constants in [`store`](crate::store).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum LimitExceeded {
     /// Keys have at least one byte.
     #[error("a key is empty")]
@@ -109,7 +107,6 @@ pub enum LimitExceeded {
 
 /// Why a watch ended.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum WatchError {
     /// Revisions that the watch still had to deliver are not kept any more. List, and watch from the list's revision + 1.
     #[error("watched revisions are gone, the oldest that is kept is {oldest}")]
@@ -128,9 +125,8 @@ pub enum WatchError {
     Fatal(#[source] Cause),
 }
 
-/// Why a directory could not be opened as a local control store. Its content was left as it was.
+/// Why a directory could not be opened as a local control store. Nothing that was in it was changed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum OpenError {
     /// Another process has it open. Find that one, or use another directory.
     #[error("{} is in use by another process", dir.display())]
@@ -196,7 +192,6 @@ pub enum OpenError {
 
 /// Why a stored record could not be read.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RecordError {
     /// Not the JSON of such a record.
     #[error("not a valid record")]
@@ -224,7 +219,6 @@ pub enum RecordError {
 
 /// Why [`Catalog`](crate::Catalog) refused or failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum MetaError {
     /// The control store did not answer, and nothing was changed by this call. What to do stands at [`ControlError`]. Never
     /// [`ControlError::Unknown`]: that becomes [`MetaError::Unsettled`].

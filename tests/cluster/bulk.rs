@@ -35,11 +35,20 @@ impl Bulk {
 
     /// Bytes of a block, as written by the seed.
     fn block(seed: u64) -> Vec<u8> {
-        if seed == 0 { vec![0; BLOCK_BYTES] } else { pattern(seed, BLOCK_BYTES) }
+        if seed == 0 {
+            vec![0; BLOCK_BYTES]
+        } else {
+            pattern(seed, BLOCK_BYTES)
+        }
     }
 
     fn verify_file(&mut self, dir: &Path, file: usize) -> Result<(), Lost> {
-        let written = |blocks: &[u64; BLOCKS]| blocks.iter().rposition(|&seed| seed != 0).map_or(0, |last| last + 1);
+        let written = |blocks: &[u64; BLOCKS]| {
+            blocks
+                .iter()
+                .rposition(|&seed| seed != 0)
+                .map_or(0, |last| last + 1)
+        };
         let wanted = written(&self.blocks[file]);
         let pending = self.pending.filter(|pending| pending.0 == file);
         if wanted == 0 && pending.is_none() {
@@ -51,7 +60,10 @@ impl Bulk {
             read(&dir.join(format!("bulk-{file}")))?
         };
         if found.len() < wanted * BLOCK_BYTES {
-            return Err(format!("bulk-{file}: {} bytes instead of {wanted} MiB", found.len()));
+            return Err(format!(
+                "bulk-{file}: {} bytes instead of {wanted} MiB",
+                found.len()
+            ));
         }
         found.resize(BLOCKS * BLOCK_BYTES, 0);
         for (at, bytes) in found.chunks(BLOCK_BYTES).enumerate() {
@@ -59,14 +71,25 @@ impl Bulk {
             if bytes == old {
                 continue;
             }
-            let new = pending.filter(|pending| pending.1 == at).map(|pending| (pending.2, Self::block(pending.2)));
+            let new = pending
+                .filter(|pending| pending.1 == at)
+                .map(|pending| (pending.2, Self::block(pending.2)));
             match new {
                 Some((seed, new)) if bytes == new => self.blocks[file][at] = seed,
                 // The kernel may have cut the write in parts; each byte is still one of the two.
-                Some((_, new)) if bytes.iter().zip(old.iter().zip(&new)).all(|(b, (o, n))| b == o || b == n) => {
+                Some((_, new))
+                    if bytes
+                        .iter()
+                        .zip(old.iter().zip(&new))
+                        .all(|(b, (o, n))| b == o || b == n) =>
+                {
                     self.rewrite(dir, file, at)?;
                 }
-                _ => return Err(format!("bulk-{file}: block {at} differs from what was written")),
+                _ => {
+                    return Err(format!(
+                        "bulk-{file}: block {at} differs from what was written"
+                    ));
+                }
             }
         }
         Ok(())
@@ -75,7 +98,10 @@ impl Bulk {
     /// Puts a block that was half written into a state that has a number again.
     fn rewrite(&mut self, dir: &Path, file: usize, block: usize) -> Result<(), Lost> {
         self.next += 1;
-        let target = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(dir.join(format!("bulk-{file}")));
+        let target = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(dir.join(format!("bulk-{file}")));
         let offset = (block * BLOCK_BYTES) as u64;
         let done = target.and_then(|target| target.write_all_at(&Self::block(self.next), offset));
         done.map_err(|error| format!("bulk-{file}: {error}"))?;
@@ -91,13 +117,23 @@ impl Writer for Bulk {
         let wrong = |error: std::io::Error| Stopped::from(&error, "bulk write", false);
         if self.files[file].is_none() {
             let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(false).custom_flags(libc::O_DIRECT);
-            self.files[file] = Some(options.open(dir.join(format!("bulk-{file}"))).map_err(wrong)?);
+            let options = options
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(libc::O_DIRECT);
+            self.files[file] = Some(
+                options
+                    .open(dir.join(format!("bulk-{file}")))
+                    .map_err(wrong)?,
+            );
         }
         self.next += 1;
         self.pending = Some((file, block, self.next));
         let target = self.files[file].as_ref().expect("just opened");
-        target.write_all_at(&Self::block(self.next), (block * BLOCK_BYTES) as u64).map_err(wrong)?;
+        target
+            .write_all_at(&Self::block(self.next), (block * BLOCK_BYTES) as u64)
+            .map_err(wrong)?;
         self.blocks[file][block] = self.next;
         self.pending = None;
         Ok(())

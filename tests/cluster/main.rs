@@ -3,6 +3,7 @@
 mod bulk;
 mod container;
 mod daemon;
+mod docs;
 mod kill;
 mod refusal;
 mod writer;

@@ -95,7 +95,12 @@ const DIRECT_FILE_BYTES: u64 = 4 << 20;
 
 impl Direct {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { numbers: Numbers::new(seed), file: None, bytes: Vec::new(), pending: None }
+        Self {
+            numbers: Numbers::new(seed),
+            file: None,
+            bytes: Vec::new(),
+            pending: None,
+        }
     }
 }
 
@@ -103,15 +108,25 @@ impl Writer for Direct {
     fn step(&mut self, dir: &Path) -> Result<(), Stopped> {
         if self.file.is_none() {
             let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(false).custom_flags(libc::O_DIRECT);
-            self.file = Some(options.open(dir.join("direct")).map_err(gone("open with O_DIRECT"))?);
+            let options = options
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(libc::O_DIRECT);
+            self.file = Some(
+                options
+                    .open(dir.join("direct"))
+                    .map_err(gone("open with O_DIRECT"))?,
+            );
         }
         let file = self.file.as_ref().expect("just opened");
-        let len = [512, 4096, 4096, 5000, 16_384, 65_536, 200_000][usize::try_from(self.numbers.below(7)).expect("7")];
+        let len = [512, 4096, 4096, 5000, 16_384, 65_536, 200_000]
+            [usize::try_from(self.numbers.below(7)).expect("7")];
         let offset = self.numbers.below(DIRECT_FILE_BYTES);
         let bytes = pattern(self.numbers.below(u64::MAX), len);
         self.pending = Some((offset, bytes.clone()));
-        file.write_all_at(&bytes, offset).map_err(gone("write with O_DIRECT"))?;
+        file.write_all_at(&bytes, offset)
+            .map_err(gone("write with O_DIRECT"))?;
         self.pending = None;
         let end = usize::try_from(offset).expect("4 MiB") + len;
         self.bytes.resize(self.bytes.len().max(end), 0);
@@ -124,19 +139,35 @@ impl Writer for Direct {
     }
 
     fn verify(&mut self, dir: &Path) -> Result<(), Lost> {
-        let found = read(&dir.join("direct"))?;
+        let path = dir.join("direct");
+        // Before the first write that returned, there need be no file.
+        let found = if self.bytes.is_empty() {
+            fs::read(&path).unwrap_or_default()
+        } else {
+            read(&path)?
+        };
         let (start, new) = self.pending.take().unwrap_or_default();
         let start = usize::try_from(start).expect("4 MiB");
         let end = start + new.len();
-        let longest = if new.is_empty() { self.bytes.len() } else { self.bytes.len().max(end) };
+        let longest = if new.is_empty() {
+            self.bytes.len()
+        } else {
+            self.bytes.len().max(end)
+        };
         if found.len() < self.bytes.len() || found.len() > longest {
-            return Err(format!("direct: {} bytes instead of {}", found.len(), self.bytes.len()));
+            return Err(format!(
+                "direct: {} bytes instead of {}",
+                found.len(),
+                self.bytes.len()
+            ));
         }
         for (at, &byte) in found.iter().enumerate() {
             let old = self.bytes.get(at).copied().unwrap_or(0);
             let pending = (start..end).contains(&at) && byte == new[at - start];
             if byte != old && !pending {
-                return Err(format!("direct: byte {at} is {byte:#04x}, written was {old:#04x}"));
+                return Err(format!(
+                    "direct: byte {at} is {byte:#04x}, written was {old:#04x}"
+                ));
             }
         }
         self.bytes = found;
@@ -185,7 +216,8 @@ impl Synced {
         for piece in pattern(seed, len).chunks(50_000) {
             file.write_all(piece).map_err(gone("write"))?;
         }
-        file.sync_all().map_err(|error| Stopped::from(&error, "fsync", true))?;
+        file.sync_all()
+            .map_err(|error| Stopped::from(&error, "fsync", true))?;
         self.files.insert(number, (len, seed));
         Ok(())
     }
@@ -193,16 +225,22 @@ impl Synced {
     fn append(&mut self, dir: &Path) -> Result<(), Stopped> {
         let len = usize::try_from(1 + self.numbers.below(3000)).expect("small");
         self.pending = pattern(self.numbers.below(u64::MAX), len);
-        let file = OpenOptions::new().append(true).create(true).open(dir.join("journal"));
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(dir.join("journal"));
         let mut file = file.map_err(gone("open the journal"))?;
         file.write_all(&self.pending).map_err(gone("append"))?;
-        file.sync_data().map_err(|error| Stopped::from(&error, "fdatasync", true))?;
+        file.sync_data()
+            .map_err(|error| Stopped::from(&error, "fdatasync", true))?;
         self.journal.append(&mut self.pending);
         Ok(())
     }
 
     fn remove_oldest(&mut self, dir: &Path) -> Result<(), Stopped> {
-        let Some((number, _)) = self.files.pop_first() else { return Ok(()) };
+        let Some((number, _)) = self.files.pop_first() else {
+            return Ok(());
+        };
         self.removing = Some(number);
         fs::remove_file(Self::path(dir, number)).map_err(gone("unlink"))?;
         self.removing = None;
@@ -215,7 +253,11 @@ impl Writer for Synced {
         if self.files.len() > SYNCED_FILES_MAX {
             self.remove_oldest(dir)?;
         }
-        if self.numbers.below(3) == 0 { self.write_file(dir) } else { self.append(dir) }
+        if self.numbers.below(3) == 0 {
+            self.write_file(dir)
+        } else {
+            self.append(dir)
+        }
     }
 
     fn release(&mut self) {}
@@ -224,7 +266,10 @@ impl Writer for Synced {
         for (&number, &(len, seed)) in &self.files {
             let found = read(&Self::path(dir, number))?;
             if found != pattern(seed, len) {
-                return Err(format!("fsynced file {number} of {len} bytes differs ({} found)", found.len()));
+                return Err(format!(
+                    "fsynced file {number} of {len} bytes differs ({} found)",
+                    found.len()
+                ));
             }
         }
         self.removing = None;
@@ -234,7 +279,11 @@ impl Writer for Synced {
         let found = fs::read(dir.join("journal")).unwrap_or_default();
         let whole = [self.journal.as_slice(), &self.pending].concat();
         if found.len() < self.journal.len() || !whole.starts_with(&found) {
-            return Err(format!("journal: {} bytes, fsynced were {}", found.len(), self.journal.len()));
+            return Err(format!(
+                "journal: {} bytes, fsynced were {}",
+                found.len(),
+                self.journal.len()
+            ));
         }
         self.pending.clear();
         self.journal = found;
@@ -267,13 +316,24 @@ const NAMES_MAX: usize = 300;
 
 impl Names {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { numbers: Numbers::new(seed), next: 0, entries: BTreeMap::new(), pending: None }
+        Self {
+            numbers: Numbers::new(seed),
+            next: 0,
+            entries: BTreeMap::new(),
+            pending: None,
+        }
     }
 
     fn some_name(&mut self, want: fn(&Entry) -> bool) -> Option<String> {
-        let names: Vec<_> = self.entries.iter().filter(|(_, entry)| want(entry)).collect();
+        let names: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| want(entry))
+            .collect();
         let at = self.numbers.below(names.len().max(1) as u64);
-        names.get(usize::try_from(at).expect("few")).map(|(name, _)| (*name).clone())
+        names
+            .get(usize::try_from(at).expect("few"))
+            .map(|(name, _)| (*name).clone())
     }
 
     /// One call; `after` becomes what it leaves.
@@ -285,7 +345,7 @@ impl Names {
         let crowded = self.entries.len() > NAMES_MAX;
         let call: Call = match self.numbers.below(if crowded { 2 } else { 8 }) {
             0 => {
-                let old = self.some_name(is_file)?;
+                let old = self.some_name(|entry| *entry != Entry::Directory)?;
                 after.remove(&old);
                 let old = dir.join(old);
                 Box::new(move || fs::remove_file(old))
@@ -322,7 +382,12 @@ impl Names {
             _ => {
                 after.insert(name, Entry::File(0o640));
                 Box::new(move || {
-                    OpenOptions::new().write(true).create_new(true).mode(0o640).open(path).map(drop)
+                    OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(0o640)
+                        .open(path)
+                        .map(drop)
                 })
             }
         };
@@ -353,7 +418,9 @@ type Call = Box<dyn FnOnce() -> io::Result<()>>;
 impl Writer for Names {
     fn step(&mut self, dir: &Path) -> Result<(), Stopped> {
         let mut after = self.entries.clone();
-        let Some(call) = self.call(dir, &mut after) else { return Ok(()) };
+        let Some(call) = self.call(dir, &mut after) else {
+            return Ok(());
+        };
         self.pending = Some(after);
         call().map_err(gone("a change of names"))?;
         self.entries = self.pending.take().expect("just set");
@@ -365,8 +432,15 @@ impl Writer for Names {
     fn verify(&mut self, dir: &Path) -> Result<(), Lost> {
         let found = Self::list(dir).map_err(|error| format!("names: {error}"))?;
         if found != self.entries && Some(&found) != self.pending.as_ref() {
-            let missing: Vec<_> = self.entries.iter().filter(|(name, is)| found.get(*name) != Some(is)).collect();
-            let extra: Vec<_> = found.iter().filter(|(name, is)| self.entries.get(*name) != Some(is)).collect();
+            let missing: Vec<_> = self
+                .entries
+                .iter()
+                .filter(|(name, is)| found.get(*name) != Some(is))
+                .collect();
+            let extra: Vec<_> = found
+                .iter()
+                .filter(|(name, is)| self.entries.get(*name) != Some(is))
+                .collect();
             return Err(format!("names: missing {missing:?}, unknown {extra:?}"));
         }
         self.pending = None;
@@ -377,5 +451,10 @@ impl Writer for Names {
 
 /// Reads a file that must be there.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Lost> {
-    fs::read(path).map_err(|error| format!("{}: {error}", path.file_name().unwrap_or_default().display()))
+    fs::read(path).map_err(|error| {
+        format!(
+            "{}: {error}",
+            path.file_name().unwrap_or_default().display()
+        )
+    })
 }

@@ -86,7 +86,7 @@ impl Launch {
         &self.data_dir
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, log_format: &str) -> Command {
         // setpriv: the daemon dies with the thread that started it, should the test be killed.
         let mut command = match tool("setpriv") {
             Some(setpriv) => {
@@ -103,7 +103,9 @@ impl Launch {
             .arg(&self.data_dir)
             .arg("--socket")
             .arg(&self.socket);
-        command.args(["--log-format", "json"]).args(&self.arguments);
+        command
+            .args(["--log-format", log_format])
+            .args(&self.arguments);
         // A daemon's environment is the test's only where a test says so.
         command
             .env_remove("FAILPOINTS")
@@ -127,7 +129,7 @@ impl Launch {
             .append(true)
             .open(&self.log)
             .expect("a log file");
-        let mut command = self.command();
+        let mut command = self.command("json");
         command
             .env("NOTIFY_SOCKET", &notify)
             .stderr(log.try_clone().expect("dup"))
@@ -151,10 +153,8 @@ impl Launch {
     /// If it does not end.
     #[track_caller]
     pub fn start_refused(&self) -> Ran {
-        let mut text = self.command();
         // People read refusals, so that is how they are tested.
-        text.args(["--log-format", "text"]);
-        run(&mut text)
+        run(&mut self.command("text"))
     }
 }
 

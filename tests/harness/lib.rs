@@ -13,6 +13,7 @@ pub mod mount;
 pub mod namespace;
 pub mod requirement;
 pub mod scratch;
+pub mod tree;
 
 pub use command::{Ran, run};
 pub use daemon::{Daemon, Launch};

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// A shell that runs `prepare` (mounts, mostly) in a private mount namespace, then becomes `program` with what is added
+/// A shell that runs `prepare` (mounts, mostly) in a mount namespace of its own, then becomes `program` with what is added
 /// to the command as arguments. In `prepare`, `$1` and on are `values`.
 pub fn private_mounts(prepare: &str, values: &[&OsStr], program: &OsStr) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-euc"]);
+    command.args(["--mount", "--propagation", "slave", "sh", "-euc"]);
     let shift = values.len();
     command
         .arg(format!("{prepare}\nshift {shift}\nexec \"$@\""))

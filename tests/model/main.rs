@@ -19,7 +19,7 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 use machine::VolumeAgainstModel;
 use reference::{Outcome, Reference};
 
-const SHARDS: u32 = 16;
+const PARTS: u32 = 16;
 const CASES: u32 = 10_000;
 const OPS_PER_CASE: std::ops::RangeInclusive<usize> = 1..=60;
 
@@ -36,7 +36,7 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 fn run(part: u32) {
     let cases = variable("HAFS_MODEL_CASES")
         .unwrap_or(CASES)
-        .div_ceil(SHARDS);
+        .div_ceil(PARTS);
     let fresh = || u64::from_le_bytes(std::array::from_fn(|i| uuid::Uuid::new_v4().as_bytes()[i]));
     let seed = variable("HAFS_MODEL_SEED").unwrap_or_else(|| {
         if part.is_multiple_of(2) {
@@ -85,7 +85,7 @@ macro_rules! parts {
                 run($part);
             }
         )*
-        const _: () = assert!([$($part),*].len() == SHARDS as usize);
+        const _: () = assert!([$($part),*].len() == PARTS as usize);
     };
 }
 

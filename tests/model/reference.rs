@@ -204,8 +204,19 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// An empty volume.
-    pub(crate) fn new(settings: VolumeSettings) -> Self {
+    /// An empty volume with log files, segments and state so small that they roll, are recycled and flushed all the time.
+    pub(crate) fn small(size_bytes: u64, profile: Profile, state_buffer_bytes: u64) -> Self {
+        Self::new(VolumeSettings {
+            log_file_bytes: 256 << 10,
+            log_keep_bytes: 512 << 10,
+            segment_bytes: 1 << 20,
+            state_buffer_bytes,
+            cache: CACHE.get_or_init(|| SharedCache::new(16 << 20)).clone(),
+            ..VolumeSettings::new(size_bytes, profile)
+        })
+    }
+
+    fn new(settings: VolumeSettings) -> Self {
         let root = Node::new(FileKind::Directory, 0o755, Caller::ROOT, Stamp::During(0));
         Self {
             settings,
@@ -415,16 +426,7 @@ impl ReferenceStateMachine for Reference {
         ]);
         let buffers = select(vec![16_u64 << 10, 128 << 10, 1 << 20]);
         (sizes, profiles, buffers)
-            .prop_map(|(size_bytes, profile, state_buffer_bytes)| {
-                Self::new(VolumeSettings {
-                    log_file_bytes: 256 << 10,
-                    log_keep_bytes: 512 << 10,
-                    segment_bytes: 1 << 20,
-                    state_buffer_bytes,
-                    cache: CACHE.get_or_init(|| SharedCache::new(16 << 20)).clone(),
-                    ..VolumeSettings::new(size_bytes, profile)
-                })
-            })
+            .prop_map(|(size, profile, state_buffer)| Self::small(size, profile, state_buffer))
             .boxed()
     }
 

@@ -1,7 +1,7 @@
 //! What a record's change of state costs in RocksDB, what writing the record costs, and what hashing costs.
 //!
-//! Decides whether the state may follow the log at once, in the thread that took the write, and which hashes a write can
-//! afford.
+//! Decides whether the state may follow the log at once, in the thread that took the write, and which hashes a write
+//! can afford.
 
 use std::fs::File;
 use std::hint::black_box;

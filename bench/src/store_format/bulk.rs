@@ -1,7 +1,7 @@
 //! What bulk data costs: segment files of our own against RocksDB's log, tables and blob files.
 //!
-//! Decides where chunks go. Every way ends with all data durable; what RocksDB then still does is waited for and counted,
-//! since somebody pays for it.
+//! Decides where chunks go. Every way ends with all data durable; what RocksDB then still does is waited for and
+//! counted, since somebody pays for it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,7 +1,7 @@
 //! An fsync that must make two files durable: a log with 4 KiB and a segment with 128 KiB of new data.
 //!
-//! Decides whether the two are synced by two threads, whether segments are recycled like log files, and what is saved by
-//! putting the data into the log instead.
+//! Decides whether the two are synced by two threads, whether segments are recycled like log files, and what is saved
+//! by putting the data into the log instead.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -19,6 +19,7 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -33,7 +34,7 @@ use tracing::{error, info};
 
 use self::directory::{Content, Directory};
 use self::row::{Change, DamagedRow, Head};
-use self::view::View;
+use self::view::{View, fatal};
 use self::writer::Writer;
 use super::{
     ControlStore, Cursor, Key, PAGE_KEYS_MAX, Page, SESSION_TTL_MAX, SESSION_TTL_MIN, Session,
@@ -143,7 +144,7 @@ impl LocalStore {
     /// disk.
     ///
     /// # Errors
-    /// As [`OpenError`] says; then nothing was changed.
+    /// As [`OpenError`] says.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         Self::open_with(dir, Measures::default())
     }
@@ -152,7 +153,7 @@ impl LocalStore {
         let (directory, content) = Directory::open(dir, measures.open_free_bytes_min)?;
         let (db, head) = match content {
             Content::Store => open_database(&directory, dir)?,
-            Content::Nothing => make_database(&directory, dir)?,
+            Content::Nothing => make_database(&directory)?,
         };
         let (progress, _) = watch::channel(Progress {
             rev: head.rev,
@@ -377,7 +378,9 @@ fn read_batches(
     let (mut batches, mut next_rev, mut bytes) = (VecDeque::new(), from_rev, 0);
     for item in view.changes(from_rev) {
         let (rev, len, changes) = item.map_err(broken)?;
-        assert_eq!(rev, next_rev, "the history has no gap");
+        if rev != next_rev {
+            return Err(broken(fatal(DamagedRow("the history has a gap"))));
+        }
         next_rev += 1;
         let changes = changes
             .into_iter()
@@ -391,6 +394,10 @@ fn read_batches(
             break;
         }
     }
+    // The head says that `from_rev` is there. Whoever found nothing would look again at once, for ever.
+    if next_rev == from_rev {
+        return Err(broken(fatal(DamagedRow("the history ends early"))));
+    }
     Ok((batches, next_rev))
 }
 
@@ -401,13 +408,18 @@ fn damaged(dir: &Path, source: impl std::error::Error + Send + Sync + 'static) -
     }
 }
 
-fn make_database(directory: &Directory, dir: &Path) -> Result<(DB, Head), OpenError> {
+fn make_database(directory: &Directory) -> Result<(DB, Head), OpenError> {
     directory.begin()?;
-    let db = open_rocksdb(directory, true).map_err(|error| damaged(dir, error))?;
+    let failed = |error| OpenError::Io {
+        op: "make the database",
+        path: directory.database(),
+        source: io::Error::other(error),
+    };
+    let db = open_rocksdb(directory, true).map_err(failed)?;
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
     db.put_opt(HEAD_KEY, Head::EMPTY.encode(), &synced)
-        .map_err(|error| damaged(dir, error))?;
+        .map_err(failed)?;
     directory.finish()?;
     Ok((db, Head::EMPTY))
 }

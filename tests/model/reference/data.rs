@@ -168,16 +168,19 @@ impl Reference {
             }
         };
         let source = source.expect("checked");
-        // The kernel cuts the length at the source's end before it asks.
-        if from == to && from_offset < to_offset + len && to_offset < from_offset + len {
-            return Err(vec![Fault::Invalid]);
-        }
         let len = len.min(source.size.saturating_sub(from_offset));
         if len == 0 {
             return Ok(Outcome::Number(0));
         }
+        let mut faults = Vec::new();
+        if from == to && from_offset < to_offset + len && to_offset < from_offset + len {
+            faults.push(Fault::Invalid);
+        }
         if to_offset + len > MAX_FILE_BYTES {
-            return Err(vec![Fault::TooBig]);
+            faults.push(Fault::TooBig);
+        }
+        if !faults.is_empty() {
+            return Err(faults);
         }
         content.write(to_offset, &source.read(from_offset, len));
         self.replace_content(to, content)?;

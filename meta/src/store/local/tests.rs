@@ -57,7 +57,8 @@ impl Fixture for LocalFixture {
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
             + 1;
         let copy = self.path(kills);
-        store.shared.db.disable_file_deletions().unwrap();
+        // Else RocksDB's compactions would change files between the copies of two of them.
+        store.shared.db.cancel_all_background_work(true);
         copy_dir(&self.path(kills - 1), &copy);
         drop(store);
         LocalStore::open_with(&copy, measures()).unwrap()
@@ -71,9 +72,8 @@ fn copy_dir(from: &Path, to: &Path) {
         let to = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_dir(&entry.path(), &to);
-        } else if let Err(error) = fs::copy(entry.path(), to) {
-            // RocksDB clears away old files in the background.
-            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+        } else {
+            fs::copy(entry.path(), to).unwrap();
         }
     }
 }
@@ -217,6 +217,29 @@ fn another_programs_rocksdb_is_refused() {
     assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
 }
 
+/// What is cleared away must be ours: a name is not enough.
+#[test]
+fn a_database_that_nothing_says_is_ours_is_refused() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("db")).unwrap();
+    fs::write(dir.path().join("db/precious"), "x").unwrap();
+    for format_new in [
+        None,
+        Some(""),
+        Some("hafs control"),
+        Some("hafs control store, format 2\n"),
+    ] {
+        if let Some(format_new) = format_new {
+            fs::write(dir.path().join("FORMAT.new"), format_new).unwrap();
+        }
+        let (error, _) = refused(dir.path());
+        assert!(
+            matches!(error, OpenError::Foreign { .. }),
+            "{format_new:?}: {error:?}"
+        );
+    }
+}
+
 #[test]
 fn a_newer_format_is_refused() {
     let dir = TempDir::new().unwrap();
@@ -262,7 +285,7 @@ fn a_directory_without_permission_is_refused() {
         let OpenError::Io { source, .. } = error else {
             panic!("{error:?}")
         };
-        assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
+        assert_eq!(source.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(files(&control), before, "untouched");
     }
     open(&control).unwrap();
@@ -355,6 +378,7 @@ async fn damage_in_the_middle_of_the_log_is_not_skipped() {
     }
     let copy = TempDir::new().unwrap();
     let copy = copy.path().join("copy");
+    store.shared.db.cancel_all_background_work(true);
     copy_dir(dir.path(), &copy);
     drop(store);
     let log = files(&copy.join("db"))
@@ -543,4 +567,62 @@ fn a_killed_process_loses_no_answered_txn() {
         least = rev;
     }
     assert!(answers > 100, "{answers}");
+}
+
+/// A database that contradicts itself is told, by an error and not by a panic or an endless look.
+#[tokio::test]
+async fn a_gap_in_the_history_is_told() {
+    for lost in [2_u64, 3] {
+        let dir = TempDir::new().unwrap();
+        let store = open(dir.path()).unwrap();
+        for _ in 0..3 {
+            apply(&store, vec![], vec![put("/a", "1")]).await;
+        }
+        let history = store.shared.column_family(HISTORY);
+        store
+            .shared
+            .db
+            .delete_cf(history, lost.to_be_bytes())
+            .unwrap();
+        let mut watch = store.watch("/".into(), lost);
+        let error = watch.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, WatchError::Fatal(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_rows_are_told() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path()).unwrap();
+    apply(
+        &store,
+        vec![],
+        vec![put("/a", "1"), put("/b", "1"), put("/c", "1")],
+    )
+    .await;
+    let page = store.list(&"/".into(), None, 1).await.unwrap();
+    apply(&store, vec![], vec![Op::Del("/c".into())]).await;
+    let state = store.shared.column_family(STATE);
+    store
+        .shared
+        .db
+        .put_cf(state, "/b", "\x02not a row")
+        .unwrap();
+    let is_fatal =
+        |error: ControlError| assert!(matches!(error, ControlError::Fatal(_)), "{error:?}");
+    is_fatal(store.get(&"/b".into()).await.unwrap_err());
+    is_fatal(store.list(&"/".into(), None, 10).await.unwrap_err());
+    is_fatal(
+        store
+            .list(&"/".into(), page.next.as_ref(), 1)
+            .await
+            .unwrap_err(),
+    );
+    let txn = Txn {
+        then: vec![put("/d", "1"), put("/b", "2")],
+        ..Txn::default()
+    };
+    is_fatal(store.txn(txn).await.unwrap_err());
+    assert_eq!(read(&store, "/a").await.unwrap().value, "1");
+    assert_eq!(rev_of(&store).await, 2, "nothing was done");
 }

@@ -3,6 +3,7 @@
 //! Its readers and watches, and the writing thread, look through a [`View`]. It changes nothing.
 
 use std::collections::BTreeMap;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use rocksdb::{Direction, IteratorMode, ReadOptions, Snapshot};
@@ -95,61 +96,65 @@ impl<'a> View<'a> {
             });
         }
         let after = cursor.map(|cursor| &cursor.after);
-        let is_later = |key: &Key| after.is_none_or(|after| key > after);
+        let mut past = self.past(prefix, after, rev)?.into_iter().peekable();
+        let start = after.map_or(prefix, |after| after.max(prefix));
+        let mut live = self
+            .rows(prefix, start)
+            .skip_while(|item| matches!((item, after), (Ok((key, _)), Some(after)) if key <= after))
+            .peekable();
+        let (mut kv, mut bytes) = (Vec::<Versioned>::new(), 0);
+        while let Some((key, row)) = first_of(&mut past, &mut live)? {
+            let Some(row) = row else {
+                continue;
+            };
+            if kv.len() == limit || bytes >= PAGE_BYTES_MAX {
+                let after = kv.last().map(|last| last.key.clone());
+                let next = after.map(|after| Cursor { rev, after });
+                return Ok(Page { rev, kv, next });
+            }
+            bytes += key.as_bytes().len() + row.value.len();
+            kv.push(row.versioned(key));
+        }
+        let next = None;
+        Ok(Page { rev, kv, next })
+    }
+
+    /// The keys behind `after` that changed since `rev`, with their rows at `rev`.
+    fn past(
+        &self,
+        prefix: &Key,
+        after: Option<&Key>,
+        rev: u64,
+    ) -> Result<BTreeMap<Key, Option<Row>>, ControlError> {
         let mut past = BTreeMap::new();
         for item in self.changes(rev + 1) {
             for change in item?.2 {
-                if change.key.starts_with(prefix) && is_later(&change.key) {
+                let is_later = after.is_none_or(|after| change.key > *after);
+                if is_later && change.key.starts_with(prefix) {
                     // The first change after `rev` has seen the row of `rev`.
                     past.entry(change.key).or_insert(change.before);
                 }
             }
         }
-        let mut past = past.into_iter().peekable();
-        let start = after.map_or(prefix, |after| after.max(prefix));
-        let mut live = self
-            .rows(prefix, start)
-            .filter(|item| item.as_ref().map_or(true, |(key, _)| is_later(key)))
-            .peekable();
-        let (mut kv, mut bytes) = (Vec::new(), 0);
-        loop {
-            let next_live = match live.peek() {
-                Some(Ok((key, _))) => Some(key),
-                // Taken below, and returned.
-                Some(Err(_)) | None => None,
-            };
-            let from_past = past.next_if(|(key, _)| next_live.is_none_or(|live| key <= live));
-            let (key, row) = match from_past {
-                Some((key, row)) => {
-                    live.next_if(|item| item.as_ref().is_ok_and(|(live, _)| *live == key));
-                    (key, row)
-                }
-                None => match live.next().transpose()? {
-                    Some((key, row)) => (key, Some(row)),
-                    None => {
-                        return Ok(Page {
-                            rev,
-                            kv,
-                            next: None,
-                        });
-                    }
-                },
-            };
-            let Some(row) = row else {
-                continue;
-            };
-            if kv.len() == limit || bytes >= PAGE_BYTES_MAX {
-                let after = kv.last().map(|last: &Versioned| last.key.clone());
-                return Ok(Page {
-                    rev,
-                    kv,
-                    next: after.map(|after| Cursor { rev, after }),
-                });
-            }
-            bytes += key.as_bytes().len() + row.value.len();
-            kv.push(row.versioned(key));
-        }
+        Ok(past)
     }
+}
+
+/// The next key of two ordered lists. Where both have it the past counts; there, `None` is a key that was not there yet.
+fn first_of(
+    past: &mut Peekable<impl Iterator<Item = (Key, Option<Row>)>>,
+    live: &mut Peekable<impl Iterator<Item = Result<(Key, Row), ControlError>>>,
+) -> Result<Option<(Key, Option<Row>)>, ControlError> {
+    let next_live = match live.peek() {
+        Some(Ok((key, _))) => Some(key),
+        Some(Err(error)) => return Err(error.clone()),
+        None => None,
+    };
+    let Some((key, row)) = past.next_if(|(key, _)| next_live.is_none_or(|live| key <= live)) else {
+        return Ok(live.next().transpose()?.map(|(key, row)| (key, Some(row))));
+    };
+    live.next_if(|item| matches!(item, Ok((live, _)) if *live == key));
+    Ok(Some((key, row)))
 }
 
 pub(super) fn fatal(error: impl std::error::Error + Send + Sync + 'static) -> ControlError {
