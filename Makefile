@@ -53,7 +53,7 @@ test: packages-test rocksdb ## Install what the tests need and run all of them
 lint: rocksdb ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets $(FAIL_POINTS) -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --no-deps
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --no-deps --document-private-items
 	for script in tools/scripts/* .ci/run; do bash -n "$$script"; done
 	if command -v shellcheck >/dev/null; then shellcheck --severity=warning tools/scripts/* .ci/run; else echo "shellcheck is not here: skipped"; fi
 
