@@ -3,12 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+
+use crate::mount::detach_all;
+
 /// A directory that goes when this is dropped. Its path is short, since the path of a unix socket may have 107 bytes.
 #[derive(Debug)]
 pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     /// A new one, on the disk under the temporary directory.
+    ///
+    /// For root it is a shared mount, so that an umount in it also reaches mount namespaces that other tests and container
+    /// engines made meanwhile: they hold copies of all mounts, and a volume is in use as long as there is one.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -17,7 +24,12 @@ impl Scratch {
             .prefix("hafs-")
             .rand_bytes(8)
             .tempdir();
-        Self(made.expect("a scratch directory"))
+        let scratch = Self(made.expect("a scratch directory"));
+        if rustix::process::geteuid().is_root() {
+            mount_bind(scratch.path(), scratch.path()).expect("root may mount");
+            mount_change(scratch.path(), MountPropagationFlags::SHARED).expect("root may mount");
+        }
+        scratch
     }
 
     /// The directory.
@@ -38,6 +50,12 @@ impl Scratch {
         let path = self.join(name);
         fs::create_dir_all(&path).expect("a directory in the scratch directory");
         path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        detach_all(self.path());
     }
 }
 

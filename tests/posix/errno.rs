@@ -194,6 +194,7 @@ fn bytes() {
     let dir = File::open(mounted.mount.path()).unwrap();
     assert_eq!(errno(dir.read_at(&mut [0; 10], 0)), Errno::ISDIR);
     dir.sync_all().unwrap();
+    drop((open, read_only, dir));
     mounted.end();
 }
 

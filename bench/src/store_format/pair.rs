@@ -67,7 +67,7 @@ impl Way {
 
 /// A thread that syncs what it is sent; one request under way at a time.
 #[derive(Debug)]
-struct Helper {
+struct SecondSyncer {
     requests: SyncSender<Arc<File>>,
     done: Receiver<std::io::Result<()>>,
 }
@@ -104,9 +104,9 @@ pub(super) fn measure(run: &Run<'_>, budget: Duration) -> anyhow::Result<Vec<Mea
             jobs.iter()
                 .try_for_each(|file| answers.send(file.sync_data()))
         });
-        let helper = Helper { requests, done };
+        let second = SecondSyncer { requests, done };
         run.alternate(WAYS.len(), |_, way| {
-            let round = one_way(run, WAYS[way], &mut log, &written, &helper, budget)?;
+            let round = one_way(run, WAYS[way], &mut log, &written, &second, budget)?;
             measured[way].series.push(round);
             Ok(())
         })
@@ -129,7 +129,7 @@ fn one_way(
     way: Way,
     log: &mut Ring,
     written: &Arc<File>,
-    helper: &Helper,
+    second: &SecondSyncer,
     budget: Duration,
 ) -> anyhow::Result<Vec<u64>> {
     let small = files::noise(LOG_BYTES, 4);
@@ -166,9 +166,9 @@ fn one_way(
                 log.file.sync_data()?;
             }
             Way::SideBySide(_) => {
-                helper.begin(&segment)?;
+                second.begin(&segment)?;
                 let synced = log.file.sync_data();
-                helper.finish()?;
+                second.finish()?;
                 synced?;
             }
         }
@@ -176,7 +176,7 @@ fn one_way(
     })
 }
 
-impl Helper {
+impl SecondSyncer {
     fn begin(&self, file: &Arc<File>) -> anyhow::Result<()> {
         self.requests
             .send(Arc::clone(file))

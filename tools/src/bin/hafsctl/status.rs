@@ -16,7 +16,12 @@ pub(super) async fn run(client: &Client, form: Form) -> Result<Exit, Refusal> {
         Form::Wide => output::line(lines(status, true)),
     }
     .map_err(cannot_print)?;
-    Ok(exit_of(&status.health))
+    // Volumes that are still being opened are not available.
+    Ok(if status.ready {
+        exit_of(&status.health)
+    } else {
+        Exit::AtRisk
+    })
 }
 
 fn lines(status: &Status, wide: bool) -> String {
