@@ -28,6 +28,8 @@ pub(crate) struct Totals {
     pub(crate) segments: HashMap<SegmentId, SegmentUse>,
     /// Segments whose row in RocksDB is out of date. Written with each flush, so the rows fit the flushed state.
     pub(crate) segments_changed: HashSet<SegmentId>,
+    /// Bytes of chunks that died since the collector was last asked to look.
+    pub(crate) dead_bytes_unseen: u64,
 }
 
 /// A row's change, with what was there before.
@@ -212,7 +214,11 @@ fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsErro
                 ..
             } = extent.source
             {
-                let start = key_second(&change.key)? - u64::from(skip);
+                let start = key_second(&change.key)?
+                    .checked_sub(u64::from(skip))
+                    .ok_or_else(|| {
+                        FsError::Corrupt(format!("an extent of {id} before its piece"))
+                    })?;
                 let whole = skip == 0 && extent.len == u64::from(piece_len);
                 let ino = key_ino(&change.key)?;
                 touched.insert(
@@ -304,6 +310,7 @@ impl SegmentDeltas {
             let entry = totals.segments.entry(id).or_default();
             entry.end = entry.end.max(delta.end);
             entry.live_bytes = entry.live_bytes + delta.added - delta.removed;
+            totals.dead_bytes_unseen += delta.removed;
             totals.segments_changed.insert(id);
         }
     }

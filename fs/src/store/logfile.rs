@@ -141,6 +141,11 @@ fn decode_frame(bytes: &[u8], at: LogPlace, before: Lsn, chain_before: &Chain) -
     })
 }
 
+/// Name of the file whose first record is this one.
+fn file_name(first: Lsn) -> String {
+    format!("{:016x}.log", first.0)
+}
+
 /// The header of a file whose first record is the one after `before`.
 fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) -> Vec<u8> {
     let mut out = Vec::with_capacity(FILE_HEADER_USED + 4);
@@ -346,7 +351,7 @@ fn open_next(
     chain_before: &Chain,
 ) -> Result<Arc<SyncFile>, FsError> {
     let spare = spares.take()?;
-    let path = spares.dir.join(format!("{:016x}.log", first.0));
+    let path = spares.dir.join(file_name(first));
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -490,6 +495,9 @@ impl LogReader {
             })
             .transpose()?
             .flatten();
+            // A name that does not fit: after a power cut the rename has reached the disk without the header, or the header
+            // without the rename. Nothing in it was synced since, and its name may be the next file's.
+            let header = header.filter(|(first, _)| path == dir.join(file_name(*first)));
             match header {
                 Some((first, chain_before)) => {
                     let full_length = len == file_bytes;
@@ -669,5 +677,63 @@ fn read_frames(
         *head = framed.record.pos;
         *chain = framed.chain;
         at = framed.end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RecordKind;
+    use hafs_protocol::Epoch;
+
+    const STORE: StoreId = StoreId::from_bytes([1; 16]);
+
+    fn append(log: &mut LogWriter) {
+        let pos = Pos {
+            epoch: Epoch(1),
+            lsn: log.head().lsn.next(),
+        };
+        let record = Record {
+            pos,
+            kind: RecordKind::Mutations,
+            mutations: Vec::new(),
+            pieces: Vec::new(),
+        };
+        let encoded = record.encode();
+        let chain = encoded.chain(log.chain());
+        let frame = encode_frame(&encoded.bytes, &chain, &[]);
+        log.make_room(frame.len()).unwrap();
+        log.append(&frame, pos, chain).unwrap();
+    }
+
+    fn replay(dir: &Path) -> LogWriter {
+        let reader = LogReader::open(dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
+        reader
+            .replay(&Applied::EMPTY, Lsn(0), &mut |_| Ok(true))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_recycled_file_whose_header_did_not_reach_the_disk_is_no_part_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("log");
+        let mut log = LogWriter::create(&dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
+        while log.full.is_empty() {
+            append(&mut log);
+        }
+        let old = log.full[0].path.clone();
+        // After a power cut the name of the next file may be there, but not its header: the old one still stands in it.
+        let next = log.head().lsn.next();
+        let misnamed = dir.join(file_name(next));
+        fs::copy(&old, &misnamed).unwrap();
+        let head = log.head();
+        drop(log);
+
+        let mut log = replay(&dir);
+        assert_eq!(log.head(), head);
+        assert!(log.full.iter().all(|file| file.path != misnamed));
+        // Else, once the log has really come to that name, giving the old file back would take the new one away.
+        append(&mut log);
+        assert!(log.head() > head);
     }
 }

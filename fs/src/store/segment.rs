@@ -179,7 +179,10 @@ impl Segments {
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(io_error("create", &path))?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
+                _ => io_error("create", &path)(error),
+            })?;
         let made = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes)
             .map_err(|errno| match errno {
                 rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => FsError::NoSpace,

@@ -1,7 +1,7 @@
 //! Files that are appended to and synced: how much of each is written, and how much of that is on the disk.
 //!
 //! The log and the segments each have one [`Syncer`]. Writers say [`Syncer::wrote`] once their bytes are in the page
-//! cache; whoever needs them durable calls [`Syncer::sync`], which may run side by side with writers and with itself.
+//! cache; whoever needs them durable calls [`Syncer::sync`], which may run side by side with writers.
 //!
 //! Invariant: when `sync` returns `Ok`, everything whose `wrote` returned before `sync` began is on the disk, and so are
 //! the directory entries of all files that `created` named before.
@@ -108,8 +108,11 @@ pub(crate) fn write_file_durably(path: &Path, bytes: &[u8]) -> Result<(), FsErro
 #[derive(Debug)]
 pub(crate) struct Syncer {
     dir: PathBuf,
-    /// Names ever made in `dir`, and how many of those are on the disk. Counted, not flagged: two syncs may run side by
-    /// side, and neither may return before the names that it found are durable.
+    /// Held by the one who syncs. True after a failure: the kernel reports a write that failed to one fdatasync, and
+    /// the next one, also one that was under way, is told that all is well.
+    has_failed: Mutex<bool>,
+    /// Names ever made in `dir`, and how many of those are on the disk. Counted, not flagged: names are made while a
+    /// sync runs.
     names_made: AtomicU64,
     names_synced: AtomicU64,
     /// Files that may be dirty. Short: the active one, and those that filled up since the last sync.
@@ -122,6 +125,7 @@ impl Syncer {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            has_failed: Mutex::new(false),
             names_made: AtomicU64::new(0),
             names_synced: AtomicU64::new(0),
             files: Mutex::new(Vec::new()),
@@ -155,9 +159,21 @@ impl Syncer {
         self.unsynced_bytes.load(Ordering::Acquire)
     }
 
-    /// Makes all of it durable. After an error nothing may be taken for durable any more: what failed once is not
-    /// reported again by the kernel.
+    /// Makes all of it durable. One at a time: who comes second waits for the disk anyway, and may find nothing left.
+    ///
+    /// # Errors
+    /// After an error nothing may be taken for durable any more: every later call is [`FsError::Failed`].
     pub(crate) fn sync(&self) -> Result<(), FsError> {
+        let mut has_failed = self.has_failed.lock();
+        if *has_failed {
+            return Err(FsError::Failed);
+        }
+        let synced = self.sync_all();
+        *has_failed = synced.is_err();
+        synced
+    }
+
+    fn sync_all(&self) -> Result<(), FsError> {
         let names = self.names_made.load(Ordering::Acquire);
         let (files, bytes) = {
             let files = self.files.lock();
@@ -172,7 +188,7 @@ impl Syncer {
         }
         let mut known = self.files.lock();
         known.retain(|file| file.is_dirty());
-        // Two syncs side by side would both subtract what the first found: saturate, it is a gauge for back-pressure.
+        // A gauge for back-pressure: writers add to it all the time.
         let _ = self
             .unsynced_bytes
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
@@ -183,5 +199,24 @@ impl Syncer {
                 })
             });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_once_never_succeeds_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let syncer = Syncer::new(dir.path().to_owned());
+        // A device cannot be synced, so this stands for a disk that fails.
+        let path = PathBuf::from("/dev/null");
+        let file = Arc::new(SyncFile::new(File::open(&path).unwrap(), path));
+        syncer.wrote(&file, 1);
+        assert!(matches!(syncer.sync(), Err(FsError::Io { .. })));
+        // The kernel reports an error once; whoever asks next is told that all is well.
+        file.synced.store(1, Ordering::Release);
+        assert!(matches!(syncer.sync(), Err(FsError::Failed)));
     }
 }

@@ -4,13 +4,15 @@
 //! Both sleep until they are asked: an idle volume costs nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hafs_protocol::Lsn;
+use parking_lot::MutexGuard;
 use rocksdb::WriteBatch;
 
-use super::{Core, Inner};
+use super::{Chores, Core, Inner};
 use crate::error::FsError;
 use crate::store::key::{LocalTable, segment_key};
 
@@ -22,6 +24,10 @@ pub(super) const UNSYNCED_CHUNK_BYTES_MAX: u64 = 16 << 20;
 const UNFLUSHED_CHUNK_BYTES: u64 = 256 << 20;
 /// And after so many records, as replay takes some 50 µs for each.
 const UNFLUSHED_RECORDS: u64 = 16_384;
+/// Who changes something flushes, and so waits, once unflushed records fill so many state buffers. Their rows take up to
+/// three times their bytes in a memtable (short records that remove rows), and a memtable that is full
+/// (`MEMTABLE_HEADROOM` buffers) would be flushed by RocksDB itself, ahead of the log.
+pub(super) const UNFLUSHED_BUFFERS_MAX: u64 = 2;
 /// How often a flush that runs is looked at.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// Dead bytes that are worth a round of the collector, and as a share (one in so many) of all.
@@ -75,7 +81,7 @@ impl Inner {
     }
 
     fn check_failed(&self) -> Result<(), FsError> {
-        if self.failed.load(std::sync::atomic::Ordering::Acquire) {
+        if self.failed.load(Ordering::Acquire) {
             return Err(FsError::Failed);
         }
         Ok(())
@@ -87,28 +93,40 @@ impl Inner {
             return self.log_syncer.sync();
         }
         thread::scope(|scope| {
-            let chunks = scope.spawn(|| segments.sync());
+            let beside = thread::Builder::new().spawn_scoped(scope, || segments.sync());
             let log = self.log_syncer.sync();
-            let chunks = chunks.join().expect("syncing does not panic");
+            let chunks = match beside {
+                Ok(chunks) => chunks.join().expect("syncing does not panic"),
+                Err(_) => segments.sync(), // no thread to be had: one after the other
+            };
             log.and(chunks)
         })
     }
 
     /// Called after each record: asks the housekeeper for what is due.
-    pub(super) fn ask_for_chores(&self, core: &Core) {
+    pub(super) fn ask_for_chores(&self, core: &mut Core) {
         let flush = core.unflushed_bytes > self.settings.state_buffer_bytes
             || core.unflushed_records > UNFLUSHED_RECORDS
             || core.unflushed_chunk_bytes > UNFLUSHED_CHUNK_BYTES;
         let spare = core.log.spares().len() == 0;
         let push = self.store.segments.syncer().unsynced_bytes() > PUSH_BYTES;
-        if !(flush || spare || push) {
+        // A deletion is a few short records: it would not bring a flush, and so no look at what is dead, for long.
+        let look = core.totals.dead_bytes_unseen > DEAD_BYTES_MIN;
+        if !(flush || spare || push || look) {
             return;
         }
+        if look {
+            core.totals.dead_bytes_unseen = 0;
+        }
         let mut chores = self.chores.lock();
-        let news = (flush && !chores.flush) || (spare && !chores.spare) || (push && !chores.push);
+        let news = (flush && !chores.flush)
+            || (spare && !chores.spare)
+            || (push && !chores.push)
+            || (look && !chores.look);
         chores.flush |= flush;
         chores.spare |= spare;
         chores.push |= push;
+        chores.look |= look;
         drop(chores);
         if news {
             self.chores_changed.notify_one();
@@ -122,24 +140,30 @@ impl Inner {
 
     fn keep_house(&self) {
         loop {
-            let (flush, spare, push, collect) = {
+            let Chores {
+                flush,
+                spare,
+                push,
+                look,
+                collect,
+                stop,
+            } = {
                 let mut chores = self.chores.lock();
-                while !(chores.flush
-                    || chores.spare
-                    || chores.push
-                    || chores.collect
-                    || chores.stop)
-                {
+                while *chores == Chores::default() {
                     self.chores_changed.wait(&mut chores);
                 }
-                if chores.stop {
-                    return;
-                }
-                let due = (chores.flush, chores.spare, chores.push, chores.collect);
-                (chores.flush, chores.spare, chores.push, chores.collect) =
-                    (false, false, false, false);
-                due
+                let stop = chores.stop; // stays
+                std::mem::replace(
+                    &mut *chores,
+                    Chores {
+                        stop,
+                        ..Chores::default()
+                    },
+                )
             };
+            if stop {
+                return;
+            }
             if push && let Err(error) = self.store.segments.syncer().sync() {
                 self.fail(&error);
             }
@@ -159,7 +183,10 @@ impl Inner {
                     Err(error) => self.fail(&error),
                 }
             }
-            if collect && let Err(error) = self.collect() {
+            if look {
+                self.ask_to_collect();
+            }
+            if collect && let Err(error) = self.collect_unless_read() {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "collector stopped early"
@@ -188,7 +215,24 @@ impl Inner {
     ///
     /// Invariant: what is flushed is durable in log and segments first.
     pub(super) fn flush(&self) -> Result<(), FsError> {
-        let _one_at_a_time = self.flushing.lock();
+        let one_at_a_time = self.flushing.lock();
+        self.flush_alone(&one_at_a_time)
+    }
+
+    /// Writers wait here if the housekeeper does not keep up. The caller holds no lock.
+    pub(super) fn limit_unflushed(&self) -> Result<(), FsError> {
+        if !self.flush_overdue.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let one_at_a_time = self.flushing.lock();
+        if !self.flush_overdue.load(Ordering::Acquire) {
+            return Ok(()); // somebody else has done it
+        }
+        self.flush_alone(&one_at_a_time)
+            .inspect_err(|error| self.fail(error))
+    }
+
+    fn flush_alone(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
         // Most of the syncing is done while others go on; the rest, under the lock, is little.
         self.sync_to(self.marks.head())?;
         let flushed = {
@@ -199,6 +243,7 @@ impl Inner {
             core.unflushed_bytes = 0;
             core.unflushed_records = 0;
             core.unflushed_chunk_bytes = 0;
+            self.flush_overdue.store(false, Ordering::Release);
             core.log.head().lsn
         };
         self.wait_for_flush()?;
@@ -228,5 +273,85 @@ impl Inner {
         self.store.write(batch)?;
         core.totals.segments_changed.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::types::Ino;
+    use crate::volume::VolumeSettings;
+    use crate::volume::tests::{Fixture, assert_clean, file, settings};
+
+    #[test]
+    fn records_never_outgrow_the_memtables_even_with_nobody_to_flush_them() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        // As if the housekeeper were busy with something long.
+        volume.inner.stop_chores();
+        for n in 0..1000 {
+            volume
+                .write(ino, n * 8192, &[1; 8192], false, false)
+                .unwrap();
+            let unflushed = volume.inner.core.read().unflushed_bytes;
+            assert!(
+                unflushed <= 3 * settings().state_buffer_bytes,
+                "{unflushed}"
+            );
+        }
+        assert_clean(&volume);
+    }
+
+    #[test]
+    fn a_check_that_takes_long_does_not_hold_up_the_housekeeper() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        let check_runs = volume.inner.collecting.read();
+        volume.inner.chores.lock().collect = true;
+        volume.inner.chores_changed.notify_one();
+        wait_until(|| !volume.inner.chores.lock().collect);
+        for n in 0..40 {
+            volume
+                .write(ino, n * 8192, &[1; 8192], false, false)
+                .unwrap();
+        }
+        let buffer = settings().state_buffer_bytes;
+        wait_until(|| volume.inner.core.read().unflushed_bytes < buffer);
+        drop(check_runs);
+    }
+
+    #[test]
+    fn a_big_file_gives_its_space_back_when_it_is_deleted() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            size_bytes: 256 << 20,
+            state_buffer_bytes: 32 << 20,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        for mib in 0..80 {
+            volume
+                .write(ino, mib << 20, &vec![1; 1 << 20], false, false)
+                .unwrap();
+        }
+        volume.unlink(Ino::ROOT, b"a").unwrap();
+        volume.reclaim(ino).unwrap();
+        wait_until(|| volume.status().segment_bytes < 4 << 20);
+        assert_clean(&volume);
+    }
+
+    fn wait_until(mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "it never happens"
+            );
+            thread::park_timeout(FLUSH_POLL);
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! Invariant: a segment is deleted only after a flush of state that names nothing in it. So neither recovery, which starts
 //! from flushed state, nor a record that recovery replays, ever misses it.
 
+use parking_lot::RwLockWriteGuard;
 use rocksdb::WriteBatch;
 
 use super::{Core, Inner, Volume};
@@ -32,13 +33,29 @@ impl Volume {
 
 impl Inner {
     pub(super) fn collect(&self) -> Result<u64, FsError> {
-        let _no_readers_of_many = self.collecting.write();
-        for segment in self.segments_to_empty() {
-            self.empty_segment(segment)?;
+        let no_readers_of_many = self.collecting.write();
+        self.collect_alone(&no_readers_of_many)
+    }
+
+    /// The same, but not now if somebody reads many segments: that may take hours, and the housekeeper has more to do.
+    /// It is asked again after the next flush.
+    pub(super) fn collect_unless_read(&self) -> Result<u64, FsError> {
+        match self.collecting.try_write() {
+            Some(no_readers_of_many) => self.collect_alone(&no_readers_of_many),
+            None => Ok(0),
         }
-        // Also makes the deaths durable that records since the last flush brought.
+    }
+
+    fn collect_alone(&self, _no_readers: &RwLockWriteGuard<'_, ()>) -> Result<u64, FsError> {
+        let emptied = self
+            .segments_to_empty()
+            .into_iter()
+            .try_for_each(|segment| self.empty_segment(segment));
+        // Also if that failed: on a full disk there is no room for copies, and deleting is what makes room. The flush also
+        // makes the deaths durable that records since the last flush brought.
         self.flush()?;
-        self.delete_dead_segments()
+        let freed = self.delete_dead_segments()?;
+        emptied.map(|()| freed)
     }
 
     fn segments_to_empty(&self) -> Vec<SegmentId> {
@@ -75,14 +92,18 @@ impl Inner {
         };
         let bytes = match self.store.segments.read_chunk(&old) {
             Ok(bytes) => bytes,
-            Err(error @ FsError::Damaged { .. }) => {
+            Err(error @ (FsError::Damaged { .. } | FsError::Io { .. })) => {
                 // It stays, and its segment with it: another copy may mend it.
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "the collector left a damaged chunk where it is");
+                tracing::error!(
+                    error,
+                    "the collector left a chunk that cannot be read where it is"
+                );
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
+        self.limit_unsynced_chunks()?;
         let new = self
             .store
             .segments
@@ -144,4 +165,44 @@ impl Inner {
 fn is_worth_emptying(end: u64, live: u64) -> bool {
     let stored = end.saturating_sub(SEGMENT_HEADER_BYTES);
     live * 100 < stored * LIVE_SHARE_MAX_PERCENT
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::types::{Caller, Ino, SetAttr};
+    use crate::volume::tests::{Fixture, file};
+
+    #[test]
+    fn a_segment_that_cannot_be_read_does_not_keep_the_others_from_being_given_back() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let (lost, dead) = (file(&volume, b"lost"), file(&volume, b"dead"));
+        // One segment with a little that lives, then some that die as a whole.
+        volume
+            .write(lost, 0, &vec![1; 1 << 19], false, false)
+            .unwrap();
+        volume
+            .write(dead, 0, &vec![2; 1 << 20], false, false)
+            .unwrap();
+        volume
+            .write(dead, 1 << 20, &vec![2; 1 << 20], false, false)
+            .unwrap();
+        let cut = SetAttr {
+            size: Some(1 << 17),
+            ..SetAttr::default()
+        };
+        volume.setattr(Caller::ROOT, lost, &cut).unwrap();
+        volume.unlink(Ino::ROOT, b"dead").unwrap();
+        volume.reclaim(dead).unwrap();
+        volume.close().unwrap();
+        let first = volume.dir().join("segments/0000000000000001.seg");
+        drop(volume);
+        std::fs::remove_file(first).unwrap();
+
+        let volume = fixture.open();
+        let before = volume.status().segment_bytes;
+        volume.collect().unwrap();
+        let after = volume.status().segment_bytes;
+        assert!(after < before && after <= 1 << 20, "{before} -> {after}");
+    }
 }

@@ -20,6 +20,8 @@ use crate::types::{Caller, FallocateMode, Ino, SeekTo};
 
 /// Longest write: what FUSE sends at most, so that a record names a bounded number of pieces.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Extents that are looked at for holes before others may have the write lock: some milliseconds.
+const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
 /// Bytes that one copy_file_range copies before it answers.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 
@@ -48,6 +50,27 @@ struct ChunkRead {
     place: SegmentPlace,
     /// Where in the chunk.
     skip: usize,
+}
+
+/// A write whose bytes are stored and wait for their records.
+struct PendingWrite {
+    ino: Ino,
+    offset: u64,
+    end: u64,
+    pieces: Vec<PendingPiece>,
+    kill_priv: bool,
+    cached: bool,
+}
+
+struct PendingPiece {
+    /// Where in the file it starts.
+    start: u64,
+    /// All of it.
+    extent: Extent,
+    /// `None` once a record has put all of it.
+    piece: Option<NewPiece>,
+    /// A record has put a part of it.
+    is_named: bool,
 }
 
 impl Volume {
@@ -91,52 +114,23 @@ impl Volume {
         }
         self.inner.check_open()?;
         self.inner.space.check(stored_bytes(data.len()))?;
+        self.inner.check_growth(ino, offset, end)?;
         self.inner.limit_unsynced_chunks()?;
+        self.inner.limit_unflushed()?;
         let _chunks_await_their_record = self.inner.appending.read();
-        let mut pieces: Vec<Option<NewPiece>> = self
-            .inner
-            .make_pieces(ino, offset, data)?
-            .into_iter()
-            .map(Some)
-            .collect();
-        let extents: Vec<(u64, Extent)> = pieces
-            .iter()
-            .flatten()
-            .map(|piece| (piece.file_offset, whole_piece(piece)))
-            .collect();
+        let mut write = PendingWrite {
+            ino,
+            offset,
+            end,
+            pieces: self.inner.make_pieces(ino, offset, data)?,
+            kill_priv,
+            cached,
+        };
         // Where the written part starts: the end is written first, and one record is enough unless the range was made
         // of very many extents. Each record puts new bytes where it takes old ones away.
         let mut from = end;
         while from > offset {
-            from = self.inner.transact(|txn, totals| {
-                let now = clock::now();
-                let mut inode = txn.inode(ino)?;
-                check_file(&inode)?;
-                let before = inode.allocated_bytes();
-                let (freed, reached) = match self.inner.cut(txn, ino, offset, from)? {
-                    Cut::All { freed } => (freed, offset),
-                    Cut::Some { freed, from } => (freed, from),
-                };
-                inode.extent_bytes = inode.extent_bytes - freed + (from - reached);
-                inode.size = inode.size.max(end);
-                self.inner
-                    .check_quota(totals.applied.used_bytes, before, &inode)?;
-                for ((start, extent), piece) in extents.iter().zip(&mut pieces) {
-                    if let Some((start, part)) = extent.within(*start, reached, from) {
-                        txn.put_extent(ino, start, &part)?;
-                        txn.pieces.extend(piece.take());
-                    }
-                }
-                if kill_priv {
-                    clear_privileges(txn, ino, &mut inode)?;
-                }
-                if !cached {
-                    inode.mtime = now;
-                    inode.ctime = now;
-                }
-                txn.put_inode(ino, &inode)?;
-                Ok(reached)
-            })?;
+            from = self.inner.put_some(&mut write, from)?;
         }
         Ok(u32::try_from(data.len()).expect("at most 1 MiB"))
     }
@@ -394,7 +388,66 @@ impl Inner {
         Ok(Cut::All { freed })
     }
 
-    fn make_pieces(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<Vec<NewPiece>, FsError> {
+    /// One record of a write, whose part before `from` is still to be put; returns where the part that is put starts. The
+    /// caller holds `appending`.
+    fn put_some(&self, write: &mut PendingWrite, from: u64) -> Result<u64, FsError> {
+        self.transact_at_once(|txn, totals| {
+            let ino = write.ino;
+            let now = clock::now();
+            let mut inode = txn.inode(ino)?;
+            check_file(&inode)?;
+            let before = inode.allocated_bytes();
+            let (freed, reached) = match self.cut(txn, ino, write.offset, from)? {
+                Cut::All { freed } => (freed, write.offset),
+                Cut::Some { freed, from } => (freed, from),
+            };
+            inode.extent_bytes = inode.extent_bytes - freed + (from - reached);
+            inode.size = inode.size.max(write.end);
+            self.check_quota(totals.applied.used_bytes, before, &inode)?;
+            for pending in &mut write.pieces {
+                if let Some((start, part)) = pending.extent.within(pending.start, reached, from) {
+                    txn.put_extent(ino, start, &part)?;
+                    self.name_piece(txn, pending, part.len)?;
+                }
+            }
+            if write.kill_priv {
+                clear_privileges(txn, ino, &mut inode)?;
+            }
+            if !write.cached {
+                inode.mtime = now;
+                inode.ctime = now;
+            }
+            txn.put_inode(ino, &inode)?;
+            Ok(reached)
+        })
+    }
+
+    /// Has the record bring a piece of which it puts `len` bytes. One that spans two records comes with the first; if what
+    /// that put was overwritten since, the piece is gone and comes again. Its chunk is still there: see `appending`.
+    fn name_piece(
+        &self,
+        txn: &mut Txn<'_>,
+        pending: &mut PendingPiece,
+        len: u64,
+    ) -> Result<(), FsError> {
+        if len == pending.extent.len {
+            txn.pieces.extend(pending.piece.take());
+        } else if let Some(piece) = &pending.piece {
+            let key = piece_key(piece.id);
+            if !pending.is_named || self.store.local(LocalTable::Piece, &key)?.is_none() {
+                txn.pieces.push(piece.clone());
+            }
+            pending.is_named = true;
+        }
+        Ok(())
+    }
+
+    fn make_pieces(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Vec<PendingPiece>, FsError> {
         let chunk_bytes = u64::from(self.settings.profile.chunk_bytes());
         let mut inline_left = self.settings.profile.inline_bytes_max();
         let mut pieces = Vec::new();
@@ -409,13 +462,19 @@ impl Inner {
             } else {
                 Place::Segment(self.store.segments.append(ino, file_offset, part)?)
             };
-            pieces.push(NewPiece {
+            let piece = NewPiece {
                 id: self.new_piece_id(),
                 ino,
                 file_offset,
                 len: u32::try_from(part.len()).expect("a chunk is at most 128 KiB"),
                 hash: *blake3::hash(part).as_bytes(),
                 place,
+            };
+            pieces.push(PendingPiece {
+                start: file_offset,
+                extent: whole_piece(&piece),
+                piece: Some(piece),
+                is_named: false,
             });
             at += part.len();
         }
@@ -423,12 +482,32 @@ impl Inner {
     }
 
     /// Writers wait here for the disk, so that an fsync never finds more than a bounded number of bytes to push out.
-    fn limit_unsynced_chunks(&self) -> Result<(), FsError> {
+    pub(super) fn limit_unsynced_chunks(&self) -> Result<(), FsError> {
         let syncer = self.store.segments.syncer();
         if syncer.unsynced_bytes() < UNSYNCED_CHUNK_BYTES_MAX {
             return Ok(());
         }
         syncer.sync().inspect_err(|error| self.fail(error))
+    }
+
+    /// Refuses a write that would not fit before its bytes are stored: no record would name them, and a program that tries
+    /// again and again would fill the disk. The record checks again, under the write lock.
+    fn check_growth(&self, ino: Ino, offset: u64, end: u64) -> Result<(), FsError> {
+        let core = self.core.read();
+        let used = core.totals.applied.used_bytes;
+        let most = used.saturating_add(stored_bytes(index(end - offset)));
+        if most <= self.settings.size_bytes {
+            return Ok(()); // whatever of it is new
+        }
+        let mut inode = self.load_inode(ino)?;
+        check_file(&inode)?;
+        let before = inode.allocated_bytes();
+        inode.extent_bytes += end - offset;
+        for extent in self.extents(ino, offset, end) {
+            let (start, extent, _) = extent?;
+            inode.extent_bytes -= (start + extent.len).min(end) - start.max(offset);
+        }
+        self.check_quota(used, before, &inode)
     }
 
     /// Refuses growth past the volume's size; what stays within what a file has is always allowed.
@@ -496,19 +575,19 @@ impl Inner {
         Ok(())
     }
 
-    /// Holes in `from..to`, as many as a record should fill, and how far they reach.
+    /// Holes in `from..to`, as many as a record should fill and can be found in short time, and how far they reach.
     fn holes(&self, ino: Ino, from: u64, to: u64) -> Result<(Vec<(u64, u64)>, u64), FsError> {
         let mut holes = Vec::new();
         let mut at = from;
-        for extent in self.extents(ino, from, to) {
+        for (seen, extent) in self.extents(ino, from, to).enumerate() {
+            if holes.len() >= RECORD_MUTATIONS_MAX || seen >= EXTENTS_SEEN_MAX {
+                return Ok((holes, at));
+            }
             let (start, extent, _) = extent?;
             if start > at {
                 holes.push((at, start - at));
             }
             at = at.max(start + extent.len);
-            if holes.len() >= RECORD_MUTATIONS_MAX {
-                return Ok((holes, at));
-            }
         }
         if to > at {
             holes.push((at, to - at));
@@ -578,5 +657,81 @@ fn shorter_than_its_extent(ino: Ino, from: u64, to: u64) -> FsError {
         offset: from,
         len: to - from,
         detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::VolumeSettings;
+    use crate::volume::tests::{Fixture, assert_clean, file, settings};
+
+    /// Length of the extents that the tests' files are made of: no multiple of it is a chunk's boundary.
+    const FRAGMENT: u64 = 250;
+
+    #[test]
+    fn bytes_survive_when_another_write_covers_the_first_record_of_a_long_write() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        let len = 2000 * FRAGMENT;
+        for n in 0..2000 {
+            let at = n * FRAGMENT;
+            volume.write(ino, at, &[1; 250], false, false).unwrap();
+        }
+        let inner = &volume.inner;
+        let data = vec![2; index(len)];
+        let mut write = PendingWrite {
+            ino,
+            offset: 0,
+            end: len,
+            pieces: inner.make_pieces(ino, 0, &data).unwrap(),
+            kill_priv: false,
+            cached: false,
+        };
+        let mut from = inner.put_some(&mut write, len).unwrap();
+        assert!(from > 0, "one record is not enough");
+        let tail = index(len - from);
+        volume
+            .write(ino, from, &vec![3; tail], false, false)
+            .unwrap();
+        while from > 0 {
+            from = inner.put_some(&mut write, from).unwrap();
+        }
+        let bytes = volume.read(ino, 0, 1 << 20).unwrap();
+        let split = bytes.len() - tail;
+        assert!(bytes[..split].iter().all(|byte| *byte == 2));
+        assert!(bytes[split..].iter().all(|byte| *byte == 3));
+        assert_clean(&volume);
+        let digest = volume.status().digest;
+        volume.crash();
+        let volume = fixture.open();
+        assert_eq!(volume.status().digest, digest);
+        assert_clean(&volume);
+    }
+
+    #[test]
+    fn writes_that_a_full_volume_refuses_leave_nothing_on_the_disk() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            size_bytes: 2 << 20,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        let mib = vec![1; 1 << 20];
+        volume.write(ino, 0, &mib, false, false).unwrap();
+        volume.write(ino, 1 << 20, &mib, false, false).unwrap();
+        for _ in 0..40 {
+            let refused = volume.write(ino, 2 << 20, &mib, false, false);
+            assert!(matches!(refused, Err(FsError::NoSpace)));
+        }
+        let on_disk: u64 = std::fs::read_dir(volume.dir().join("segments"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(on_disk < 6 << 20, "{on_disk} bytes of segments");
+        volume
+            .write(ino, 4096, &mib, false, false)
+            .expect("in place");
     }
 }

@@ -220,6 +220,7 @@ impl Inner {
             next_piece: AtomicU64::new(1),
             failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            flush_overdue: AtomicBool::new(false),
             flushing: Mutex::new(()),
             collecting: RwLock::new(()),
             appending: RwLock::new(()),
@@ -244,6 +245,7 @@ fn empty_totals() -> Totals {
         orphans: BTreeSet::new(),
         segments: HashMap::new(),
         segments_changed: HashSet::new(),
+        dead_bytes_unseen: 0,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::store::key::{
 use crate::types::Ino;
 
 /// A piece that the record brings, and where this copy put it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NewPiece {
     pub(crate) id: PieceId,
     pub(crate) ino: Ino,
