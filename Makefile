@@ -43,7 +43,8 @@ demo: build ## Redis in a container on a hafs volume, killed and back; cleans up
 	@HAFS_BIN_DIR=$(BIN_DIR) tools/scripts/demo
 
 .PHONY: test
-test: packages-test rocksdb ## Install what the tests need and run all of them
+test: packages-test rocksdb ## Install what the tests need and run all of them (as root, else without those that mount)
+	@[ "$$(id -u)" = 0 ] || echo "NOT ROOT: every test that mounts or starts a container is skipped; run 'sudo -E make test' for all"
 	@cargo build $(CARGO_FLAGS) -p hafs-tools $(FAIL_POINTS)
 	@$(call copy_programs,$(TEST_BIN_DIR))
 	cargo test $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --doc

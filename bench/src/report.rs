@@ -39,6 +39,7 @@ pub(crate) struct Row {
 #[derive(Debug, Serialize)]
 pub(crate) struct Bulk {
     pub(crate) how: String,
+    pub(crate) rounds: usize,
     /// MB (10^6 bytes) a second until all was durable; median, lowest and highest round.
     pub(crate) durable_mb_per_s: f64,
     pub(crate) durable_mb_per_s_min: f64,
@@ -103,6 +104,7 @@ impl Report {
     fn bulk_table(&self) -> String {
         let header = [
             "how",
+            "rounds",
             "MB/s until durable",
             "until settled",
             "written per byte",
@@ -112,6 +114,7 @@ impl Report {
         let rows = self.bulk.iter().map(|bulk| {
             vec![
                 bulk.how.clone(),
+                bulk.rounds.to_string(),
                 format!(
                     "{:.0} ({:.0}-{:.0})",
                     bulk.durable_mb_per_s, bulk.durable_mb_per_s_min, bulk.durable_mb_per_s_max

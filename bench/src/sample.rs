@@ -88,11 +88,11 @@ pub(crate) fn percentile(sorted: &[u64], percent: usize) -> u64 {
     sorted[rank - 1]
 }
 
-/// Median of figures that are not durations; the upper one of two.
+/// Median of figures that are not durations, of which there must be one; the mean of the middle two.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
 fn as_nanos(duration: Duration) -> u64 {
@@ -111,6 +111,7 @@ mod tests {
         assert_eq!(percentile(&[7], 99), 7);
         assert_eq!(percentile(&[1, 2, 3], 50), 2);
         assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        assert!((median(&[3.0, 1.0]) - 2.0).abs() < f64::EPSILON);
     }
 
     #[test]

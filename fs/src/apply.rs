@@ -149,8 +149,15 @@ fn fold_row(
     if change.table == Table::Inode {
         let ino = key_ino(&change.key)?;
         if let Some(old) = &change.old {
-            applied.used_bytes -= Inode::decode(row_body(old)?)?.allocated_bytes();
-            applied.inodes -= 1;
+            let allocated = Inode::decode(row_body(old)?)?.allocated_bytes();
+            let sums = (
+                applied.used_bytes.checked_sub(allocated),
+                applied.inodes.checked_sub(1),
+            );
+            let (Some(used_bytes), Some(inodes)) = sums else {
+                return Err(FsError::Corrupt(format!("the sums miss inode {ino}")));
+            };
+            (applied.used_bytes, applied.inodes) = (used_bytes, inodes);
         }
         if let Some(body) = &change.new {
             applied.used_bytes += Inode::decode(body)?.allocated_bytes();

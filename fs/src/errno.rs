@@ -26,8 +26,8 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::NoSpace => Errno::ENOSPC,
         FsError::NoXattr => Errno::ENODATA,
         FsError::Range => Errno::ERANGE,
-        // As the kernel itself answers for a value over 64 KiB, and listxattr(2) for names over 64 KiB. ENOSPC would make
-        // a copying program believe that the volume is full.
+        // As the kernel itself answers for a value over 64 KiB. ENOSPC would make a copying program believe that the
+        // volume is full.
         FsError::XattrTooBig => Errno::E2BIG,
         FsError::NoSuchOffset => Errno::ENXIO,
         // The operation exists, but not for this file or flag. Not ENOSYS: see above.

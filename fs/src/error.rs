@@ -41,7 +41,8 @@ pub enum FsError {
     /// The inode has as many names as it can have.
     #[error("too many links")]
     TooManyLinks,
-    /// The volume is full (its size), or the disk under the store is at its reserve. Nothing was changed.
+    /// The volume is full (its size), the disk under the store is at its reserve, or a table inside is full: an inode's
+    /// attribute names (64 KiB), a directory's names of one hash. Nothing was changed.
     #[error("no space left")]
     NoSpace,
     /// No such extended attribute.
@@ -50,7 +51,7 @@ pub enum FsError {
     /// The answer does not fit into the caller's buffer.
     #[error("result does not fit the buffer")]
     Range,
-    /// An extended attribute over 64 KiB, or names over 64 KiB in sum.
+    /// An extended attribute over 64 KiB.
     #[error("extended attribute too big")]
     XattrTooBig,
     /// lseek found no more data, or started past the end.

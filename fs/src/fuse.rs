@@ -1,8 +1,8 @@
 //! The kernel's requests: decode, open the span, hand over to the volume, reply. No decisions.
 //!
 //! Called by fuser, one thread a session; [`mount`](crate::mount) makes the sessions. Every method answers its request
-//! exactly once and never waits for a sync or the network: fsync replies from the committer's thread. What an operation
-//! means is [`Volume`]'s.
+//! exactly once. An fsync waits in no session thread: its reply comes from the committer's. A change may wait for the disk,
+//! where unsynced chunks or unflushed records have reached their bound. What an operation means is [`Volume`]'s.
 //!
 //! Handles are stateless: the node id is the inode's number, `fh` is 0, and open, opendir and flush are switched off by
 //! answering ENOSYS once, after which the kernel asks no more. A new process can so serve an old mount.

@@ -13,7 +13,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::FsError;
 
-/// Called once with the outcome of an fsync, from the committer's thread.
+/// Called once with the outcome of an fsync: from the committer's thread, or at once from the caller's where there is
+/// nothing to wait for.
 pub type FsyncDone = Box<dyn FnOnce(Result<(), FsError>) + Send>;
 
 /// Watermarks of a log: `durable <= head`. Neither ever falls.

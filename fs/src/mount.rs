@@ -148,20 +148,10 @@ impl Mount {
     /// reads are slower, not wrong.
     fn set_readahead(&self, profile: Profile) {
         let path = format!("/sys/class/bdi/0:{}/read_ahead_kb", self.connection);
-        let kib = readahead_kib(profile);
+        let kib = profile.readahead_kib();
         if let Err(error) = fs::write(&path, kib.to_string()) {
             tracing::debug!(path, %error, "readahead stays at the kernel's default");
         }
-    }
-}
-
-/// Most bytes read ahead, in KiB. Measured best for one stream is 1 MiB; page faults read as much around them, so a database
-/// that maps its files must not pay that for each page.
-fn readahead_kib(profile: Profile) -> u32 {
-    match profile {
-        Profile::Auto => 1024,
-        Profile::Database | Profile::SmallFiles => 128,
-        Profile::Sequential => 4096,
     }
 }
 

@@ -283,6 +283,30 @@ mod tests {
         assert_eq!(chained_len, encoded.chained_len);
     }
 
+    /// As in `store/key.rs`: the bytes of format 1.
+    #[test]
+    fn the_bytes_of_format_1_never_change() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let encoded = record().encode();
+        assert_eq!(
+            hex(&encoded.bytes),
+            "0101020000004d00000000000000020000000300000001010200010201000000030500000001000000010000000000000007000000000000000010000000000000030000000505050505050505050505050505050505050505050505050505050505050505010100000002000000000000000700000000000000001000000000000003000000050505050505050505050505050505050505050505050505050505050505050500010000000300000000000000070000000000000000100000000000000300000005050505050505050505050505050505050505050505050505050505050505050161626378797a"
+        );
+        assert_eq!(
+            hex(&encoded.chain(&[9; CHAIN_BYTES])),
+            "13b0422b1fa51ffd779d45c45ddfdb0c"
+        );
+        let place = crate::store::logfile::ChunkPlace {
+            segment: crate::store::key::SegmentId(6),
+            offset: 4096,
+        };
+        let frame = crate::store::logfile::encode_frame(b"record", &[9; CHAIN_BYTES], &[place]);
+        assert_eq!(
+            hex(&frame),
+            "684c46313800000010d498730600000001000000090909090909090909090909090909097265636f72640600000000000000001000000000"
+        );
+    }
+
     #[test]
     fn no_prefix_of_a_record_is_a_record() {
         let encoded = record().encode();

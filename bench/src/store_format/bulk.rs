@@ -231,6 +231,7 @@ fn summary(how: &str, bytes: u64, costs: &[Cost]) -> Bulk {
         .collect();
     Bulk {
         how: how.to_owned(),
+        rounds: costs.len(),
         durable_mb_per_s: median(&durable),
         durable_mb_per_s_min: durable.iter().copied().fold(f64::INFINITY, f64::min),
         durable_mb_per_s_max: durable.iter().copied().fold(0.0, f64::max),

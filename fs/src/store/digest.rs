@@ -5,8 +5,9 @@
 
 use crate::store::key::Table;
 
-/// Sum modulo 2^256 of the BLAKE3 of every row: equal on two copies exactly when their rows are (accidents, not
-/// attackers: `replication.md` section 1.18). Order does not matter, so it is kept up to date row by row.
+/// Sum modulo 2^256 of the BLAKE3 of every row: equal on two copies exactly when their rows are (by accident they
+/// never collide; it is no defence against somebody who builds a collision). Order does not matter, so it is kept up to
+/// date row by row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Digest([u64; 4]);
 

@@ -30,6 +30,8 @@ pub(crate) const SEGMENT_HEADER_BYTES: u64 = 4096;
 const HEADER_USED: usize = 8 + 1 + 16 + 8;
 /// Descriptors of segments that are kept open for reading.
 const OPEN_SEGMENTS_MAX: usize = 256;
+/// No chunk is longer: a write is at most so long.
+const CHUNK_BYTES_MAX: u32 = 1 << 20;
 /// The smallest segment: some of the largest chunks.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
@@ -143,7 +145,7 @@ impl Segments {
         self.syncer.wrote(&file, bytes.len() as u64);
         Ok(SegmentPlace {
             segment,
-            offset: u32::try_from(offset).expect("a segment is at most 2 GiB"),
+            offset: u32::try_from(offset).expect("a segment is at most 1 GiB"),
             len: u32::try_from(bytes.len()).expect("a chunk is at most 1 MiB"),
             ino,
             file_offset,
@@ -269,6 +271,9 @@ impl Segments {
         len: u32,
         hash: &[u8; 32],
     ) -> Result<Option<SegmentPlace>, FsError> {
+        if len > CHUNK_BYTES_MAX {
+            return Ok(None);
+        }
         let mut bytes = vec![0; len as usize];
         let read = self
             .open(segment)

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hafs_protocol::Lsn;
 use parking_lot::MutexGuard;
@@ -30,6 +30,8 @@ const UNFLUSHED_RECORDS: u64 = 16_384;
 pub(super) const UNFLUSHED_BUFFERS_MAX: u64 = 2;
 /// How often a flush that runs is looked at.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
+/// A flush writes some hundred MiB at most. One that has not ended by then never will, and closing must not wait for it.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Dead bytes that are worth a round of the collector, and as a share (one in so many) of all.
 const DEAD_BYTES_MIN: u64 = 64 << 20;
 const DEAD_SHARE: u64 = 4;
@@ -255,7 +257,14 @@ impl Inner {
 
     fn wait_for_flush(&self) -> Result<(), FsError> {
         // RocksDB's crate has no call that waits for a flush without starting another, which would be ahead of the log.
+        let start = Instant::now();
         while !self.store.flush_is_done()? {
+            if start.elapsed() > FLUSH_WAIT_MAX {
+                return Err(FsError::Corrupt(format!(
+                    "RocksDB has not written its state in {} s",
+                    FLUSH_WAIT_MAX.as_secs()
+                )));
+            }
             thread::park_timeout(FLUSH_POLL);
         }
         Ok(())
@@ -278,8 +287,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::types::Ino;
     use crate::volume::VolumeSettings;

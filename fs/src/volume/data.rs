@@ -93,7 +93,8 @@ impl Volume {
     /// which tells the times by setattr.
     ///
     /// # Errors
-    /// [`FsError::NoSpace`] if the volume's size or the disk's reserve is reached; the file is as it was.
+    /// [`FsError::NoSpace`] if the volume's size or the disk's reserve is reached. The file is as it was then, unless the
+    /// range was made of more than a thousand extents and others filled the volume meanwhile: its end may be written.
     pub fn write(
         &self,
         ino: Ino,

@@ -25,8 +25,7 @@ for itself is passed over.
 
 Examples:
   mount -t fuse.hafs pg-main /srv/pg
-  mount -t fuse.hafs pg-main /srv/pg-copy -o ro,noexec
-  /etc/fstab:  pg-main  /srv/pg  fuse.hafs  noatime,_netdev,x-systemd.requires=hafsd.service  0 0"
+  mount -t fuse.hafs pg-main /srv/pg-copy -o ro,noexec"
 )]
 struct Arguments {
     /// Name of the volume

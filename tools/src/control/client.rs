@@ -186,9 +186,9 @@ pub fn no_daemon(socket: &Path, error: &io::Error) -> Refusal {
         io::ErrorKind::PermissionDenied => refusal
             .why("this user may not use the socket")
             .next("run it as root"),
-        _ => refusal.why(error.to_string()).next(
-            "start hafsd (systemctl start hafsd), or name its socket with --socket or HAFS_SOCKET",
-        ),
+        _ => refusal
+            .why(error.to_string())
+            .next("start hafsd, or name its socket with --socket or HAFS_SOCKET"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! node               text: `hafs data directory`, `format 1`, `node UUID`; written once, when the directory is first used
 //! lock               held by flock(2) while a hafsd runs; its content is that hafsd's pid
 //! meta/              the control store
-//! volumes/UUID/      the store of a volume; UUID.new: being created; UUID.deleted: being deleted
+//! volumes/UUID/      the store of a volume
 //! run/mounts.json    mounts being served, so that a successor can clear dead ones away
 //! ```
 //!

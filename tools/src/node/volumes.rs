@@ -104,7 +104,7 @@ impl Node {
 
     fn open_or_finish(&self, record: &VolumeRecord) {
         if record.spec.deleting_since.is_none() {
-            let store = self.open_store(record);
+            let store = self.open_store(record).map_err(|unopened| unopened.why);
             self.store_opened(record, store);
         } else if let Err(error) = self.finish_delete(record) {
             let name = record.spec.name.as_str();
@@ -143,7 +143,7 @@ impl Node {
             // The old one is gone before the new one takes the directory.
             let_go(name, volume);
         }
-        let store = self.open_store(&record);
+        let store = self.open_store(&record).map_err(|unopened| unopened.why);
         self.store_opened(&record, store);
         self.state.lock()
     }
@@ -171,25 +171,26 @@ impl Node {
     }
 
     /// Begins an epoch and opens the store in it. The error says all there is to say.
-    fn open_store(&self, record: &VolumeRecord) -> Result<(VolumeRecord, Volume), String> {
-        let member = self
-            .own_member(record)
-            .ok_or("no copy of it is on this node")?;
+    fn open_store(&self, record: &VolumeRecord) -> Result<(VolumeRecord, Volume), Unopened> {
+        let Some(member) = self.own_member(record) else {
+            return Err(Unopened::new("no copy of it is on this node"));
+        };
         let directory = self.data.volume(record.id);
         let identity = identity(record, member);
         let settings = settings(&record.spec, &self.cache);
         if record.config.epoch == Epoch(0) {
             self.make_store(&directory, &identity, &settings)
-                .map_err(|error| chain(&error))?;
+                .map_err(|error| Unopened::from(&error))?;
         } else if !directory.exists() {
-            return Err(format!("its store {} is missing", directory.display()));
+            let why = format!("its store {} is missing", directory.display());
+            return Err(Unopened::new(why));
         }
         let proposal = Uuid::new_v4();
         let record = self
             .settle(|| self.catalog.begin_epoch(record.id, member, proposal))
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| Unopened::new(chain(&error)))?;
         let volume = Volume::open(&directory, &identity, &settings, record.config.epoch)
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| Unopened::from(&error))?;
         Ok((record, volume))
     }
 
@@ -254,14 +255,14 @@ impl Node {
                     .insert(name.to_string(), Slot::new(record.clone()));
                 self.store_opened(&record, Ok(opened));
             }
-            Err(why) => {
+            Err(Unopened { why, code }) => {
                 tracing::error!(
                     volume = name.as_str(),
                     error = why,
                     "cannot create the volume"
                 );
                 let error = format!("volume `{name}` cannot be created");
-                let error = ApiError::new(ErrorCode::Internal, error).why(why);
+                let error = ApiError::new(code, error).why(why);
                 return Err(self.undo_create(&record, error));
             }
         }
@@ -664,6 +665,41 @@ fn identity(record: &VolumeRecord, member: Member) -> VolumeIdentity {
         store: member.store,
         node: member.node,
         lineage: record.config.lineage,
+    }
+}
+
+/// Why a store is not open.
+struct Unopened {
+    why: String,
+    /// What the caller hears.
+    code: ErrorCode,
+}
+
+impl Unopened {
+    fn new(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            code: ErrorCode::Internal,
+        }
+    }
+}
+
+impl From<&FsError> for Unopened {
+    fn from(error: &FsError) -> Self {
+        let is_full = match error {
+            FsError::NoSpace => true,
+            FsError::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        };
+        let code = if is_full {
+            ErrorCode::NoSpace
+        } else {
+            ErrorCode::Internal
+        };
+        Self {
+            why: chain(error),
+            code,
+        }
     }
 }
 
