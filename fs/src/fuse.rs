@@ -676,7 +676,10 @@ impl Filesystem for Fuse {
             Ok(_) if decode::is_posix_acl(name.as_bytes()) => {
                 return reply.error(Errno::EOPNOTSUPP);
             }
-            Ok(mode) => mode,
+            Ok(mode) => match decode::xattr_namespace(name.as_bytes()) {
+                Ok(()) => mode,
+                Err(errno) => return reply.error(errno),
+            },
             Err(errno) => return reply.error(errno),
         };
         let result = self

@@ -102,6 +102,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn at_the_reserve_every_growth_is_refused_whatever_its_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = DiskSpace::open(dir.path()).unwrap();
+        space.check(1).expect("the disk under the tests has room");
+        space.available.store(0, Ordering::Relaxed);
+        assert!(matches!(space.check(1), Err(FsError::NoSpace)));
+    }
+
+    #[test]
     fn the_reserve_scales_with_the_disk() {
         const GIB: u64 = 1 << 30;
         assert_eq!(reserve(100 * GIB), 5 * GIB);

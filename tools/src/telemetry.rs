@@ -27,7 +27,13 @@ pub enum LogFormat {
 pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(filter)
-        .with_context(|| format!("`{filter}` is not a log filter"))?;
+        .with_context(|| format!("`{filter}` is not a log filter"))?
+        // The FUSE crate calls it an ERROR when the application that waited for a reply was killed: an everyday event.
+        .add_directive(
+            "fuser::reply=off"
+                .parse()
+                .context("a directive of our own")?,
+        );
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

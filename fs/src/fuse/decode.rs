@@ -225,6 +225,19 @@ pub(super) fn blocks(stat: &StatFs) -> Blocks {
     }
 }
 
+/// Attributes live in one of Linux's namespaces and have a name in it: xattr(7).
+pub(super) fn xattr_namespace(name: &[u8]) -> Result<(), Errno> {
+    const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+    let namespace = NAMESPACES
+        .into_iter()
+        .find(|namespace| name.starts_with(namespace));
+    match namespace {
+        None => Err(Errno::EOPNOTSUPP),
+        Some(namespace) if namespace.len() == name.len() => Err(Errno::EINVAL),
+        Some(_) => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,5 +353,15 @@ mod tests {
         let blocks = blocks(&full);
         assert_eq!((blocks.total, blocks.free, blocks.available), (2, 0, 0));
         assert_eq!(blocks.inodes_free, INODES_MAX - 3);
+    }
+
+    #[test]
+    fn attributes_need_a_namespace_and_a_name() {
+        assert!(xattr_namespace(b"user.a").is_ok());
+        assert_eq!(xattr_namespace(b"user.").unwrap_err().code(), libc::EINVAL);
+        assert_eq!(
+            xattr_namespace(b"bogus.a").unwrap_err().code(),
+            libc::EOPNOTSUPP
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! that ends before its mark has lost what was promised, and recovery says so instead of cutting silently.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::path::Path;
 
 use hafs_protocol::Lsn;
@@ -25,20 +26,49 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Opens the mark, or makes one; returns what it says.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Lsn), FsError> {
+    /// Makes the mark of a new store, durably: from now on one of its slots is always whole.
+    pub(crate) fn create(dir: &Path) -> Result<(), FsError> {
         let path = dir.join("mark");
         let file = OpenOptions::new()
-            .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
+            .create_new(true)
             .open(&path)
-            .map_err(io_error("open", &path))?;
+            .map_err(io_error("create", &path))?;
         let file = SyncFile::new(file, path);
-        let slots = SLOT_OFFSETS.map(|offset| read_slot(&file, offset).unwrap_or_default());
+        let mut mark = Self { file, next_slot: 0 };
+        mark.set(Lsn(0))?;
+        mark.set(Lsn(0))?;
+        mark.file
+            .file()
+            .sync_all()
+            .map_err(io_error("sync", mark.file.path()))
+    }
+
+    /// Opens the mark; returns what it says.
+    ///
+    /// # Errors
+    /// [`FsError::Corrupt`] if it is not there or no slot is whole: nobody could tell then whether the log is.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Lsn), FsError> {
+        let path = dir.join("mark");
+        let lost = |what: &str| {
+            FsError::Corrupt(format!(
+                "{} {what}: whether synced records are lost cannot be told",
+                path.display()
+            ))
+        };
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(lost("is missing"));
+            }
+            opened => opened.map_err(io_error("open", &path))?,
+        };
+        let file = SyncFile::new(file, path.clone());
+        let slots = SLOT_OFFSETS.map(|offset| read_slot(&file, offset));
+        let Some(newest) = slots[0].max(slots[1]) else {
+            return Err(lost("is damaged"));
+        };
         let next_slot = usize::from(slots[0] >= slots[1]);
-        Ok((Self { file, next_slot }, slots[0].max(slots[1])))
+        Ok((Self { file, next_slot }, newest))
     }
 
     /// Moves the mark. `lsn` never falls.
@@ -70,6 +100,8 @@ mod tests {
     #[test]
     fn the_newest_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Mark::open(dir.path()), Err(FsError::Corrupt(_))));
+        Mark::create(dir.path()).unwrap();
         let (mut mark, at) = Mark::open(dir.path()).unwrap();
         assert_eq!(at, Lsn(0));
         for lsn in 1..=5 {
@@ -84,5 +116,10 @@ mod tests {
             Lsn(4),
             "a torn slot gives way to the older"
         );
+        mark.file
+            .write_at(&[0xff], SLOT_OFFSETS[mark.next_slot] + 5)
+            .unwrap();
+        let refused = Mark::open(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("is damaged"), "{refused}");
     }
 }

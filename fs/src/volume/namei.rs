@@ -11,6 +11,8 @@ use crate::types::{Attr, Caller, DirEntry, FileKind, Ino, RenameMode, Time};
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 /// Bytes of the longest symlink target (PATH_MAX without its NUL).
 const TARGET_BYTES_MAX: usize = 4095;
+/// What a new name may take on the disk, in the log and in the state; refused when the disk is at its reserve.
+const NAME_SPACE_BYTES: u64 = 4096;
 /// Names that one inode can have.
 const LINKS_MAX: u32 = 1 << 31;
 /// readdir's offsets of `.` and `..`; names start above (`name_cookie`).
@@ -140,7 +142,7 @@ impl Volume {
         target: Vec<u8>,
     ) -> Result<Attr, FsError> {
         check_new_name(name)?;
-        self.inner.space.check(0)?;
+        self.inner.space.check(NAME_SPACE_BYTES)?;
         self.inner.transact(|txn, _| {
             let now = clock::now();
             let mut dir = live_directory(txn, parent)?;
@@ -190,7 +192,7 @@ impl Volume {
     /// Gives an inode another name. Not for directories, not for an inode without a name.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         check_new_name(name)?;
-        self.inner.space.check(0)?;
+        self.inner.space.check(NAME_SPACE_BYTES)?;
         self.inner.transact(|txn, _| {
             let now = clock::now();
             let mut inode = txn.inode(ino)?;

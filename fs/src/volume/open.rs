@@ -44,6 +44,7 @@ impl Volume {
     ) -> Result<(), FsError> {
         check_settings(settings)?;
         Store::create_dirs(dir)?;
+        Mark::create(dir)?;
         let store = Store::open_new(
             dir,
             identity,
