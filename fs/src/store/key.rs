@@ -741,15 +741,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn values_round_trip() {
-        assert_eq!(Inode::decode(&inode().encode()).unwrap(), inode());
-        let dentry = Dentry {
-            ino: Ino(5),
-            kind: FileKind::Fifo,
-            name: b"a name".to_vec(),
-        };
-        assert_eq!(Dentry::decode(&dentry.encode()).unwrap(), dentry);
+    fn piece() -> (PieceId, ExtentSource) {
         let id = PieceId {
             epoch: Epoch(3),
             counter: 1 << 40,
@@ -760,18 +752,35 @@ mod tests {
             piece_len: 104,
             hash: [7; 32],
         };
-        for source in [source, ExtentSource::Unwritten] {
-            let extent = Extent { len: 100, source };
-            assert_eq!(Extent::decode(&extent.encode()).unwrap(), extent);
-        }
-        let place = Place::Segment(SegmentPlace {
+        (id, source)
+    }
+
+    fn chunk() -> Place {
+        Place::Segment(SegmentPlace {
             segment: SegmentId(3),
             offset: 8192,
             len: 5000,
             ino: Ino(4),
             file_offset: 12,
             crcs: vec![1, 2],
-        });
+        })
+    }
+
+    #[test]
+    fn values_round_trip() {
+        assert_eq!(Inode::decode(&inode().encode()).unwrap(), inode());
+        let dentry = Dentry {
+            ino: Ino(5),
+            kind: FileKind::Fifo,
+            name: b"a name".to_vec(),
+        };
+        assert_eq!(Dentry::decode(&dentry.encode()).unwrap(), dentry);
+        let (id, source) = piece();
+        for source in [source, ExtentSource::Unwritten] {
+            let extent = Extent { len: 100, source };
+            assert_eq!(Extent::decode(&extent.encode()).unwrap(), extent);
+        }
+        let place = chunk();
         assert_eq!(Place::decode(&place.encode()).unwrap(), place);
         assert_eq!(key_piece(&piece_key(id)).unwrap(), id);
         assert_eq!(
@@ -796,24 +805,8 @@ mod tests {
     #[test]
     fn the_bytes_of_format_1_never_change() {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let id = PieceId {
-            epoch: Epoch(3),
-            counter: 1 << 40,
-        };
-        let source = ExtentSource::Piece {
-            id,
-            skip: 4,
-            piece_len: 104,
-            hash: [7; 32],
-        };
-        let place = Place::Segment(SegmentPlace {
-            segment: SegmentId(3),
-            offset: 8192,
-            len: 5000,
-            ino: Ino(4),
-            file_offset: 12,
-            crcs: vec![1, 2],
-        });
+        let (id, source) = piece();
+        let place = chunk();
         let dentry = Dentry {
             ino: Ino(5),
             kind: FileKind::Fifo,

@@ -19,7 +19,7 @@ const CAPABILITY: &[u8] = b"security.capability";
 impl Volume {
     /// Attributes of an inode.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        Ok(self.inner.read_inode(ino)?.attr(ino))
+        Ok(self.inner.load_inode(ino)?.attr(ino))
     }
 
     /// Changes attributes; the answer is what they are then. Cutting a long file takes several records.

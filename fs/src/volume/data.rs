@@ -216,9 +216,9 @@ impl Volume {
         to_offset: u64,
         len: u64,
     ) -> Result<u64, FsError> {
-        let source = self.inner.read_inode(from)?;
+        let source = self.inner.load_inode(from)?;
         check_file(&source)?;
-        check_file(&self.inner.read_inode(to)?)?;
+        check_file(&self.inner.load_inode(to)?)?;
         // Within one file, the copy must not run on into what it has just written.
         let len = len
             .min(source.size.saturating_sub(from_offset))

@@ -46,7 +46,7 @@ impl Volume {
 
     /// Where a symlink points to.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        let inode = self.inner.read_inode(ino)?;
+        let inode = self.inner.load_inode(ino)?;
         if inode.kind == FileKind::Symlink {
             Ok(inode.target)
         } else {
@@ -324,7 +324,7 @@ impl Volume {
         each: &mut dyn FnMut(DirEntry, Attr) -> bool,
     ) -> Result<(), FsError> {
         self.inner.read_entries(ino, cookie, &mut |entry| {
-            match self.inner.read_inode(entry.ino) {
+            match self.inner.load_inode(entry.ino) {
                 Ok(inode) => {
                     let attr = inode.attr(entry.ino);
                     Ok(each(entry, attr))
@@ -346,17 +346,12 @@ struct Rename<'a> {
 }
 
 impl Inner {
-    /// An inode; the caller holds the lock.
+    /// An inode. One row is read whole; who needs it to agree with other rows holds the lock.
     pub(super) fn load_inode(&self, ino: Ino) -> Result<Inode, FsError> {
         match self.store.body(Table::Inode, &ino_key(ino))? {
             Some(body) => Inode::decode(&body),
             None => Err(FsError::Stale(ino)),
         }
-    }
-
-    /// An inode.
-    pub(super) fn read_inode(&self, ino: Ino) -> Result<Inode, FsError> {
-        self.load_inode(ino)
     }
 
     fn check_empty(&self, dir: Ino) -> Result<(), FsError> {
@@ -526,7 +521,7 @@ impl Inner {
         cookie: u64,
         each: &mut dyn FnMut(DirEntry) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
-        let dir = self.read_inode(ino)?;
+        let dir = self.load_inode(ino)?;
         if dir.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }

@@ -52,7 +52,7 @@ impl Volume {
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
         match self.inner.store.body(Table::Xattr, &xattr_key(ino, name))? {
             Some(value) => Ok(value),
-            None => self.inner.read_inode(ino).and(Err(FsError::NoXattr)),
+            None => self.inner.load_inode(ino).and(Err(FsError::NoXattr)),
         }
     }
 
