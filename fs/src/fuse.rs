@@ -31,6 +31,7 @@ use self::decode::{AttrRequest, BLOCK_BYTES};
 use self::reaper::Forgets;
 use crate::errno::{errno, is_alarming};
 use crate::error::FsError;
+use crate::metrics::{Metrics, Timed};
 use crate::types::{Attr, Caller, Ino};
 use crate::volume::Volume;
 
@@ -51,8 +52,15 @@ pub(crate) struct Fuse {
     name: Arc<str>,
     writeback: bool,
     forgets: Forgets,
+    metrics: Arc<Metrics>,
     /// Capabilities that the kernel offered; set by `init`.
     offered: InitFlags,
+}
+
+/// A request that is being answered: its span, and its count.
+struct Op {
+    _span: EnteredSpan,
+    timed: Timed,
 }
 
 impl Fuse {
@@ -63,6 +71,7 @@ impl Fuse {
         forgets: Forgets,
     ) -> Self {
         Self {
+            metrics: volume.counters(),
             volume,
             name,
             writeback,
@@ -71,13 +80,16 @@ impl Fuse {
         }
     }
 
-    fn span(&self, op: &'static str, ino: INodeNo) -> EnteredSpan {
-        tracing::debug_span!("fuse_op", volume = %self.name, op, ino = ino.0).entered()
+    fn span(&self, op: &'static str, ino: INodeNo) -> Op {
+        Op {
+            _span: tracing::debug_span!("fuse_op", volume = %self.name, op, ino = ino.0).entered(),
+            timed: self.metrics.begin(op),
+        }
     }
 
     /// The errno for `error`, which is logged here if a person must look.
     fn refuse(&self, op: &'static str, ino: INodeNo, error: &FsError) -> Errno {
-        refuse(&self.name, op, ino, error)
+        refuse(&self.metrics, &self.name, op, ino, error)
     }
 
     fn entry(
@@ -141,11 +153,14 @@ impl Fuse {
 
     /// Syncs the whole volume; the reply comes from the committer's thread, so that this one goes on serving.
     fn sync(&self, op: &'static str, ino: INodeNo, reply: ReplyEmpty) {
-        let _span = self.span(op, ino);
-        let name = Arc::clone(&self.name);
-        self.volume.fsync(Box::new(move |result| match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse(&name, op, ino, &error)),
+        let Op { _span, timed } = self.span(op, ino);
+        let (name, metrics) = (Arc::clone(&self.name), Arc::clone(&self.metrics));
+        self.volume.fsync(Box::new(move |result| {
+            let _until_answered = timed;
+            match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(refuse(&metrics, &name, op, ino, &error)),
+            }
         }));
     }
 
@@ -157,8 +172,15 @@ impl Fuse {
     }
 }
 
-fn refuse(volume: &str, op: &'static str, ino: INodeNo, error: &FsError) -> Errno {
+fn refuse(
+    metrics: &Metrics,
+    volume: &str,
+    op: &'static str,
+    ino: INodeNo,
+    error: &FsError,
+) -> Errno {
     let errno = errno(error);
+    metrics.refused(op, errno);
     if is_alarming(error) {
         let error = error as &dyn std::error::Error;
         tracing::error!(volume, op, ino = ino.0, error, "request failed");
@@ -532,7 +554,10 @@ impl Filesystem for Fuse {
         const OP: &str = "read";
         let _span = self.span(OP, ino);
         match self.volume.read(Ino(ino.0), offset, size) {
-            Ok(data) => reply.data(&data),
+            Ok(data) => {
+                self.metrics.read(data.len());
+                reply.data(&data);
+            }
             Err(error) => reply.error(self.refuse(OP, ino, &error)),
         }
     }
@@ -558,7 +583,10 @@ impl Filesystem for Fuse {
             .volume
             .write(Ino(ino.0), offset, data, kill_priv, cached)
         {
-            Ok(written) => reply.written(written),
+            Ok(written) => {
+                self.metrics.written(written);
+                reply.written(written);
+            }
             Err(error) => reply.error(self.refuse(OP, ino, &error)),
         }
     }

@@ -10,6 +10,7 @@ mod errno;
 mod error;
 mod fuse;
 mod log;
+pub mod metrics;
 pub mod mount;
 pub mod mountinfo;
 mod record;

@@ -25,6 +25,7 @@ use crate::apply::{Change, Step, Totals, apply};
 use crate::check::{self, CheckReport, Problem};
 use crate::error::FsError;
 use crate::log::{FsyncDone, Watermarks};
+use crate::metrics::{Metrics, VolumeMetrics};
 use crate::record::{Mutation, Record, RecordKind};
 use crate::space::DiskSpace;
 use crate::store::key::{Place, SegmentPlace};
@@ -173,6 +174,7 @@ pub(crate) struct Inner {
     log_syncer: Arc<crate::store::syncfile::Syncer>,
     durable_mark: Mutex<Mark>,
     space: DiskSpace,
+    metrics: Arc<Metrics>,
     next_piece: AtomicU64,
     /// Set once, never cleared: something may have been lost.
     failed: AtomicBool,
@@ -263,6 +265,15 @@ impl Volume {
                 .sum(),
             failed: self.inner.failed.load(Ordering::Acquire),
         }
+    }
+
+    /// What it counted since it was opened.
+    pub fn metrics(&self) -> VolumeMetrics {
+        self.inner.metrics.snapshot()
+    }
+
+    pub(crate) fn counters(&self) -> Arc<Metrics> {
+        Arc::clone(&self.inner.metrics)
     }
 
     /// Sizes, as statfs(2) shows them.

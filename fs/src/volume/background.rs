@@ -66,7 +66,9 @@ impl Inner {
     /// Makes everything up to `head` durable: segments and log side by side.
     pub(super) fn sync_to(&self, head: Lsn) -> Result<(), FsError> {
         self.check_failed()?;
+        let began = Instant::now();
         let synced = self.sync_files();
+        self.metrics.synced(began.elapsed());
         if let Err(error) = &synced {
             self.fail(error);
         } else {

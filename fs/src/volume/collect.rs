@@ -47,6 +47,7 @@ impl Inner {
     }
 
     fn collect_alone(&self, _no_readers: &RwLockWriteGuard<'_, ()>) -> Result<u64, FsError> {
+        self.metrics.collector_round();
         let emptied = self
             .segments_to_empty()
             .into_iter()
@@ -123,6 +124,7 @@ impl Inner {
         uses.add(&new);
         let Core { totals, .. } = &mut *core;
         uses.merge_into(totals);
+        self.metrics.collector_moved(new.stored_bytes());
         Ok(())
     }
 
@@ -158,6 +160,7 @@ impl Inner {
             core.totals.segments.remove(&id);
             core.totals.segments_changed.insert(id);
             freed += segment.end;
+            self.metrics.collector_freed(segment.end);
         }
     }
 }

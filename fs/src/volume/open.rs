@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use hafs_protocol::{Epoch, Lsn};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -13,6 +14,7 @@ use crate::apply::{Change, Step, Totals, apply};
 use crate::clock;
 use crate::error::FsError;
 use crate::log::Watermarks;
+use crate::metrics::Metrics;
 use crate::record::RecordKind;
 use crate::space::DiskSpace;
 use crate::store::key::{
@@ -97,6 +99,7 @@ impl Volume {
         settings: &VolumeSettings,
         epoch: Epoch,
     ) -> Result<Self, FsError> {
+        let began = Instant::now();
         check_settings(settings)?;
         let store = Store::open(
             dir,
@@ -130,7 +133,9 @@ impl Volume {
             %epoch,
             "opened the volume"
         );
-        let inner = Arc::new(Inner::new(store, settings, epoch, log, totals, flushed)?);
+        let mut inner = Inner::new(store, settings, epoch, log, totals, flushed)?;
+        inner.metrics = Arc::new(Metrics::new(began.elapsed(), replayed));
+        let inner = Arc::new(inner);
         {
             let mut core = inner.core.write();
             inner.append(&mut core, RecordKind::EpochStart, Vec::new(), Vec::new())?;
@@ -208,6 +213,7 @@ impl Inner {
             space: DiskSpace::open(store.dir())?,
             log_syncer: Arc::clone(log.syncer()),
             store,
+            metrics: Arc::new(Metrics::new(Duration::ZERO, 0)),
             core: RwLock::new(Core {
                 log,
                 totals,
