@@ -2,6 +2,8 @@
 //!
 //! Each test says what is wrong and where. What a rule has to let pass stands beside it, with the reason.
 
+mod semantics;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
