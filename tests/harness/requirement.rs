@@ -5,6 +5,8 @@
 
 use std::fs::OpenOptions;
 
+use crate::binaries::tool;
+
 /// True for root with a /dev/fuse that opens. Otherwise says that `test` is skipped; in CI, panics.
 pub fn mounts_work(test: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
@@ -19,6 +21,11 @@ pub fn mounts_work(test: &str) -> bool {
 /// True for root. Otherwise says that `test` is skipped; in CI, panics.
 pub fn is_root(test: &str) -> bool {
     rustix::process::geteuid().is_root() || skipped(test, "needs root")
+}
+
+/// True if the program `name` is on the machine. Otherwise says that `test` is skipped; in CI, panics.
+pub fn tool_is_there(test: &str, name: &str) -> bool {
+    tool(name).is_some() || skipped(test, &format!("needs the program {name}"))
 }
 
 /// Says that `test` is skipped and why, and answers false. In CI, panics.
