@@ -4,6 +4,7 @@
 #   HAFS_CACHE         everything that is kept between runs      (default $XDG_CACHE_HOME/hafs or ~/.cache/hafs)
 #   CARGO_TARGET_DIR   cargo's output                            (default $HAFS_CACHE/target: outside the checkout)
 #   ROCKSDB_LIB_DIR    a directory with librocksdb.a             (default: built once by tools/scripts/build-rocksdb)
+#   BENCH_ARGS         more for `hafs-bench filesystem`, for example BENCH_ARGS='--rounds 5 --only small -o json'
 #   NEXTEST_ARGS       more for `cargo nextest run`, for example NEXTEST_ARGS='-E test(rename)'
 
 SHELL := /bin/bash
@@ -65,6 +66,12 @@ fmt: ## Format the code
 .PHONY: benches
 benches: rocksdb ## Compile the benches
 	cargo build $(CARGO_FLAGS) -p hafs-bench --all-targets
+
+.PHONY: bench
+bench: build ## Measure a hafs mount beside ext4, bare FUSE and bindfs on one disk (as root; BENCH_ARGS='--only small')
+	@tools/scripts/install-packages bench
+	@cargo build $(CARGO_FLAGS) -p hafs-bench
+	@HAFS_BIN_DIR=$(BIN_DIR) $(CARGO_TARGET_DIR)/release/hafs-bench filesystem $(BENCH_ARGS)
 
 .PHONY: deny
 deny: ## Licences, sources and banned crates (needs cargo-deny; apart from the other gates)

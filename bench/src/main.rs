@@ -3,8 +3,9 @@
 //! Run by people and by CI. Results go to stdout, progress to stderr. It promises to leave nothing behind, also when
 //! it fails or is interrupted; what the figures decide is for `docs/rfcs/`.
 //!
-//! Exit codes: 0 measured, 1 error, 2 usage, 128 + signal when interrupted.
+//! Exit codes: 0 measured (targets reached or not), 1 error, 2 usage, 128 + signal when interrupted.
 
+mod filesystem;
 mod interrupt;
 mod machine;
 mod report;
@@ -34,12 +35,23 @@ struct Cli {
 enum Command {
     /// What the parts of an on-disk format cost: syncs, bulk writes, batches, hashes
     StoreFormat(StoreFormat),
+    /// A hafs mount beside ext4, bare FUSE and bindfs on one disk: rates, latencies, ratios
+    Filesystem(FilesystemArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct StoreFormat {
     #[command(flatten)]
     settings: store_format::Settings,
+    /// Table to paste into markdown, or JSON
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct FilesystemArgs {
+    #[command(flatten)]
+    settings: filesystem::Settings,
     /// Table to paste into markdown, or JSON
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -73,6 +85,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
                 Output::Json => serde_json::to_string_pretty(&report)? + "\n",
             };
             std::io::stdout().write_all(text.as_bytes())?;
+        }
+        Command::Filesystem(args) => {
+            let table = filesystem::run(&args.settings, &interrupt)?;
+            let text = match args.output {
+                Output::Table => table.markdown(),
+                Output::Json => serde_json::to_string_pretty(&table)? + "\n",
+            };
+            std::io::stdout().write_all(text.as_bytes())?;
+            let (missed, judged) = table.missed();
+            scratch::say(&format!("{missed} of {judged} targets missed"));
         }
     }
     Ok(())

@@ -221,7 +221,8 @@ fn size(bytes: usize) -> String {
     }
 }
 
-fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
+/// Rows under a header, columns as wide as they must be.
+pub(crate) fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..header.len())
         .map(|column| {
             let cells = rows.iter().map(|row| row[column].chars().count());

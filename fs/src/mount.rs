@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use fuser::Session;
+use fuser::{Filesystem, KernelConfig, Session};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
@@ -155,6 +155,32 @@ impl Mount {
     }
 }
 
+/// Serves any filesystem as [`Mount::serve`] serves a volume: the same handshake, the same number of sessions, each on a
+/// thread of its own. Returns with the threads, which end with the mount. For measuring what FUSE itself costs.
+///
+/// # Errors
+/// As [`Mount::serve`], less the volume's.
+#[doc(hidden)]
+pub fn serve_filesystem<F: Filesystem>(
+    device: OwnedFd,
+    filesystem: impl FnMut() -> F,
+) -> Result<Vec<JoinHandle<io::Result<()>>>, FsError> {
+    let sessions = Connection::from_fresh(device, session_count())?.attach(filesystem)?;
+    let mut threads = Vec::with_capacity(sessions.len());
+    for (number, session) in sessions.into_iter().enumerate() {
+        let (start, thread) = spawn_session(number, session)?;
+        start.send(()).expect("the session thread waits for this");
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+/// Agrees with the kernel on what a hafs volume agrees on; for [`serve_filesystem`], from its `init`.
+#[doc(hidden)]
+pub fn negotiate(config: &mut KernelConfig, writeback: bool) {
+    crate::fuse::negotiate::negotiate(config, writeback);
+}
+
 fn session_count() -> usize {
     thread::available_parallelism()
         .map_or(SESSIONS_MIN, Into::into)
@@ -181,11 +207,14 @@ impl Connection {
     }
 
     /// Makes a session for each descriptor and answers INIT. No session runs yet.
-    fn attach(&self, mut fuse: impl FnMut() -> Fuse) -> Result<Vec<Session<Fuse>>, FsError> {
+    fn attach<F: Filesystem>(
+        &self,
+        mut filesystem: impl FnMut() -> F,
+    ) -> Result<Vec<Session<F>>, FsError> {
         let mut sessions = Vec::with_capacity(self.fds.len());
         let mut answer: Option<Vec<u8>> = None;
         for fd in &self.fds {
-            let (session, reply) = device::attach(fuse(), fd.as_fd(), &self.init)?;
+            let (session, reply) = device::attach(filesystem(), fd.as_fd(), &self.init)?;
             let answer = answer.get_or_insert_with(|| reply.clone());
             assert_eq!(
                 *answer, reply,
@@ -230,9 +259,9 @@ fn run(
 }
 
 /// The thread waits until it is sent something; if the sender is dropped instead, it ends.
-fn spawn_session(
+fn spawn_session<F: Filesystem>(
     number: usize,
-    session: Session<Fuse>,
+    session: Session<F>,
 ) -> Result<(SyncSender<()>, SessionThread), FsError> {
     let (start, started) = mpsc::sync_channel(1);
     let thread = spawn(format!("hafs-fuse-{number}"), move || {

@@ -67,7 +67,7 @@ const WANTED: &[Wanted] = &[
 
 /// Asks for each wanted capability that the kernel offers, and sets the sizes. Readahead stays what the kernel offers, the
 /// most that can be agreed here; the mount raises it afterwards.
-pub(super) fn negotiate(config: &mut KernelConfig, writeback: bool) {
+pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
     let offered = config.capabilities();
     for flag in requested(offered, writeback) {
         config

@@ -9,7 +9,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{DupFlags, Errno};
@@ -17,7 +17,6 @@ use rustix::ioctl::{self, Opcode};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use crate::error::FsError;
-use crate::fuse::Fuse;
 use crate::types::Ino;
 
 const DEVICE: &str = "/dev/fuse";
@@ -84,11 +83,11 @@ pub(super) fn read_init(device: BorrowedFd<'_>) -> Result<Vec<u8>, FsError> {
 }
 
 /// A fuser session that speaks through `device`, and its answer to `init`. No request is read before the session runs.
-pub(super) fn attach(
-    fuse: Fuse,
+pub(super) fn attach<F: Filesystem>(
+    filesystem: F,
     device: BorrowedFd<'_>,
     init: &[u8],
-) -> Result<(Session<Fuse>, Vec<u8>), FsError> {
+) -> Result<(Session<F>, Vec<u8>), FsError> {
     let (theirs, ours) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -98,13 +97,11 @@ pub(super) fn attach(
     .map_err(failed("socketpair"))?;
     rustix::io::write(&ours, init).map_err(failed("hand over INIT"))?;
     // The kernel keeps strangers out (`allow_other` with `default_permissions`); fuser must not do it again.
-    let session =
-        Session::from_fd(fuse, theirs, SessionACL::All, Config::default()).map_err(|source| {
-            FsError::Io {
-                op: "handshake",
-                path: DEVICE.to_owned(),
-                source,
-            }
+    let session = Session::from_fd(filesystem, theirs, SessionACL::All, Config::default())
+        .map_err(|source| FsError::Io {
+            op: "handshake",
+            path: DEVICE.to_owned(),
+            source,
         })?;
     let mut reply = vec![0; INIT_BUFFER_BYTES];
     // from_fd returned, so the answer lies there; without DONTWAIT a lost one would block for ever.
@@ -116,7 +113,7 @@ pub(super) fn attach(
 }
 
 /// Puts `device` in the place of the session's socket, under the same number: reader, repliers and notifiers follow.
-fn replace(session: &Session<Fuse>, device: BorrowedFd<'_>) -> Result<(), FsError> {
+fn replace<F: Filesystem>(session: &Session<F>, device: BorrowedFd<'_>) -> Result<(), FsError> {
     let number = session.as_fd().as_raw_fd();
     #[expect(
         unsafe_code,

@@ -1,0 +1,128 @@
+//! A source tree that is the same everywhere: names, depths and sizes as in the Linux sources, content that compresses like
+//! text and greps like text.
+//!
+//! Made once a run as a directory, an uncompressed tar archive and a git repository. Nothing is downloaded.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use super::command::run;
+
+/// Files in all, as many as the tree that peers were measured with.
+const FILES: u64 = 9_891;
+const FILES_A_DIRECTORY: u64 = 14;
+const WORDS: &[&str] = &[
+    "static", "int", "struct", "return", "const", "void", "if", "else", "unsigned", "long",
+    "buffer", "inode", "page", "lock", "offset", "length", "error", "flags", "device", "request",
+    "queue", "list", "entry", "index", "count",
+];
+
+/// The tree in its three forms.
+#[derive(Debug)]
+pub(crate) struct SourceTree {
+    /// An archive of it, below one directory `tree`.
+    pub(crate) tar: PathBuf,
+    /// A bare git repository with it as its one commit.
+    pub(crate) git: PathBuf,
+}
+
+impl SourceTree {
+    /// Makes it in `aside`; with `divisor` times fewer files.
+    pub(crate) fn create(aside: &Path, divisor: u64) -> anyhow::Result<Self> {
+        let files = (FILES / divisor).max(20);
+        let tree = aside.join("tree");
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        let mut dir = tree.clone();
+        for number in 0..files {
+            if number % FILES_A_DIRECTORY == 0 {
+                let group = number / FILES_A_DIRECTORY;
+                dir = tree
+                    .join(format!("drivers-{}", group % 24))
+                    .join(format!("unit-{group}"));
+                if group.is_multiple_of(3) {
+                    dir = dir.join("include").join("private");
+                }
+                fs::create_dir_all(&dir)?;
+            }
+            let suffix = if number % 3 == 0 { "h" } else { "c" };
+            fs::write(
+                dir.join(format!("module_{number}.{suffix}")),
+                numbers.text(),
+            )?;
+        }
+        let tar = aside.join("tree.tar");
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(aside)
+            .arg("-cf")
+            .arg(&tar)
+            .arg("tree"))?;
+        let git = aside.join("tree.git");
+        let git_in = |arguments: &[&str]| {
+            run(Command::new("git")
+                .args([
+                    "-c",
+                    "user.name=bench",
+                    "-c",
+                    "user.email=bench@example.org",
+                    "-c",
+                    "gc.auto=0",
+                ])
+                .arg("-C")
+                .arg(&tree)
+                .args(arguments))
+        };
+        git_in(&["init", "--quiet", "--initial-branch=main"])?;
+        git_in(&["add", "--all"])?;
+        git_in(&["commit", "--quiet", "--message=tree"])?;
+        run(Command::new("git")
+            .args(["clone", "--quiet", "--bare"])
+            .arg(&tree)
+            .arg(&git))
+        .context("cannot make the repository")?;
+        fs::remove_dir_all(&tree)?;
+        Ok(Self { tar, git })
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Half of the files below 4 KiB, one in a hundred above 100 KiB.
+    fn length(&mut self) -> usize {
+        let bytes = match self.next() % 100 {
+            0..50 => 200 + self.next() % 3_900,
+            50..85 => 4_096 + self.next() % 12_000,
+            85..99 => 16_384 + self.next() % 40_000,
+            _ => 100_000 + self.next() % 300_000,
+        };
+        usize::try_from(bytes).expect("below 400,000")
+    }
+
+    fn text(&mut self) -> String {
+        let length = self.length();
+        let mut text = String::with_capacity(length + 64);
+        while text.len() < length {
+            for _ in 0..1 + self.next() % 9 {
+                let number = self.next();
+                let word = WORDS[usize::try_from(number % WORDS.len() as u64).expect("an index")];
+                let _ = write!(text, "{word}_{} ", (number >> 32) % 1000); // a String takes everything
+            }
+            text.push('\n');
+        }
+        text
+    }
+}

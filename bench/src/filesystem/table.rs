@@ -1,0 +1,274 @@
+//! A run's figures as a value: JSON through serde, or a markdown table that says of each row whether it reached its target.
+
+use serde::Serialize;
+
+use super::command::version;
+use super::subject::{Kind, Subject};
+use super::workload::{self, Target, Unit};
+use crate::machine::{Machine, Noise};
+use crate::report::{API_VERSION, markdown};
+use crate::sample::median;
+
+/// All that a run measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    #[serde(rename = "apiVersion")]
+    api_version: &'static str,
+    machine: Machine,
+    noise: Noise,
+    rounds: u32,
+    /// 1 for figures; more where only the bench was tried.
+    divided_by: u64,
+    versions: Versions,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Versions {
+    hafs: &'static str,
+    fio: Option<String>,
+    bindfs: Option<String>,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    name: &'static str,
+    unit: &'static str,
+    #[serde(skip)]
+    kind: Unit,
+    #[serde(skip)]
+    target: Option<Target>,
+    /// Of hafs, if it has one: reached or not.
+    reached: Option<bool>,
+    cells: Vec<Cell>,
+}
+
+/// One filesystem's figures.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cell {
+    on: &'static str,
+    median: f64,
+    lowest: f64,
+    highest: f64,
+    #[serde(skip)]
+    kind: Kind,
+}
+
+impl Versions {
+    pub(crate) fn of(subjects: &[Subject]) -> Self {
+        let bindfs = subjects
+            .iter()
+            .any(|subject| subject.kind() == Kind::Bindfs);
+        Self {
+            hafs: env!("CARGO_PKG_VERSION"),
+            fio: version("fio"),
+            bindfs: bindfs.then(|| version("bindfs")).flatten(),
+        }
+    }
+}
+
+impl Cell {
+    /// Medians of a subject's rounds; nothing where it has no figure.
+    pub(crate) fn of(kind: Kind, figures: Vec<f64>) -> Option<Self> {
+        if figures.is_empty() || figures.iter().any(|figure| figure.is_nan()) {
+            return None;
+        }
+        Some(Self {
+            on: kind.name(),
+            median: median(&figures),
+            lowest: figures.iter().copied().fold(f64::INFINITY, f64::min),
+            highest: figures.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            kind,
+        })
+    }
+}
+
+impl Row {
+    pub(crate) fn new(row: &workload::Row, cells: Vec<Cell>) -> Self {
+        let mut line = Self {
+            name: row.name,
+            unit: row.unit.text(),
+            kind: row.unit,
+            target: row.target,
+            reached: None,
+            cells,
+        };
+        line.reached = line.reached();
+        line
+    }
+
+    fn figure(&self, kind: Kind) -> Option<f64> {
+        let cell = self.cells.iter().find(|cell| cell.kind == kind)?;
+        Some(cell.median)
+    }
+
+    /// How fast hafs is beside another; 1 is equal.
+    fn ratio(&self, other: Kind) -> Option<f64> {
+        Some(
+            self.kind
+                .ratio(self.figure(Kind::Hafs)?, self.figure(other)?),
+        )
+    }
+
+    fn reached(&self) -> Option<bool> {
+        match self.target? {
+            Target::OfExt4(least) => Some(self.ratio(Kind::Ext4)? >= least),
+            Target::OfNull(least) => Some(self.ratio(Kind::Null)? >= least),
+            Target::AtMost(most) => Some(self.figure(Kind::Hafs)? <= most),
+        }
+    }
+
+    fn target_text(&self) -> String {
+        let Some(target) = self.target else {
+            return String::new();
+        };
+        let wanted = match target {
+            Target::OfExt4(least) => format!(">= {least:.2} of ext4"),
+            Target::OfNull(least) => format!(">= {least:.2} of null"),
+            Target::AtMost(most) => format!("<= {most}"),
+        };
+        match self.reached {
+            Some(true) => wanted,
+            Some(false) => format!("{wanted}: MISSED"),
+            None => format!("{wanted}: not measured"),
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(
+        machine: Machine,
+        noise: Noise,
+        rounds: u32,
+        divided_by: u64,
+        versions: Versions,
+        rows: Vec<Row>,
+        notes: Vec<String>,
+    ) -> Self {
+        Self {
+            api_version: API_VERSION,
+            machine,
+            noise,
+            rounds,
+            divided_by,
+            versions,
+            rows,
+            notes,
+        }
+    }
+
+    /// As markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let mut out = format!(
+            "{}; medians of {} rounds. hafs {}, {}{}.\n\n",
+            self.machine.line(),
+            self.rounds,
+            self.versions.hafs,
+            self.versions.fio.as_deref().unwrap_or("no fio"),
+            self.versions
+                .bindfs
+                .as_ref()
+                .map_or_else(String::new, |version| format!(", {version}")),
+        );
+        let others = [Kind::Ext4, Kind::Null, Kind::Bindfs];
+        let others: Vec<Kind> = others
+            .into_iter()
+            .filter(|kind| self.rows.iter().any(|row| row.figure(*kind).is_some()))
+            .collect();
+        let mut header = vec!["row".to_owned(), "unit".to_owned(), "hafs".to_owned()];
+        for other in &others {
+            header.push(other.name().to_owned());
+            header.push(format!("hafs / {}", other.name()));
+        }
+        header.push("target".to_owned());
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        let rows = self.rows.iter().map(|row| {
+            let figure = |kind| {
+                row.figure(kind)
+                    .map_or_else(|| "-".to_owned(), three_digits)
+            };
+            let mut cells = vec![row.name.to_owned(), row.unit.to_owned(), figure(Kind::Hafs)];
+            for other in &others {
+                cells.push(figure(*other));
+                let ratio = row.ratio(*other);
+                cells.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
+            }
+            cells.push(row.target_text());
+            cells
+        });
+        out += &markdown(&header, &rows.collect::<Vec<_>>());
+        out += "\nA ratio above 1: hafs is faster, whatever the unit.\n";
+        if self.divided_by > 1 {
+            out += &format!(
+                "All work divided by {}: no figures to keep.\n",
+                self.divided_by
+            );
+        }
+        for note in &self.notes {
+            out += &format!("- {note}\n");
+        }
+        out
+    }
+
+    /// How many targets were missed, of how many that were measured.
+    pub(crate) fn missed(&self) -> (usize, usize) {
+        let judged: Vec<bool> = self.rows.iter().filter_map(|row| row.reached).collect();
+        let missed = judged.iter().filter(|reached| !**reached).count();
+        (missed, judged.len())
+    }
+}
+
+/// Enough for a table: 1.23, 12.3, 123, 1234.
+fn three_digits(figure: f64) -> String {
+    match figure {
+        ..10.0 => format!("{figure:.2}"),
+        10.0..100.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(unit: Unit, target: Target, figures: &[(Kind, f64)]) -> Row {
+        let row = workload::Row {
+            name: "row",
+            unit,
+            target: Some(target),
+        };
+        let cells = figures
+            .iter()
+            .filter_map(|&(kind, figure)| Cell::of(kind, vec![figure, figure, figure]))
+            .collect();
+        Row::new(&row, cells)
+    }
+
+    #[test]
+    fn faster_is_above_one_whatever_the_unit() {
+        let figures = [(Kind::Hafs, 50.0), (Kind::Ext4, 100.0)];
+        let rate = row(Unit::PerSecond, Target::OfExt4(0.5), &figures);
+        assert_eq!(
+            (rate.ratio(Kind::Ext4), rate.reached),
+            (Some(0.5), Some(true))
+        );
+        let time = row(Unit::Micros, Target::OfExt4(2.5), &figures);
+        assert_eq!(
+            (time.ratio(Kind::Ext4), time.reached),
+            (Some(2.0), Some(false))
+        );
+        let nothing = row(Unit::Micros, Target::OfNull(0.85), &figures);
+        assert_eq!((nothing.ratio(Kind::Null), nothing.reached), (None, None));
+        let most = row(Unit::PerByte, Target::AtMost(50.0), &figures);
+        assert_eq!(most.reached, Some(true));
+    }
+
+    #[test]
+    fn rounds_without_a_figure_leave_the_cell_empty() {
+        assert!(Cell::of(Kind::Null, vec![f64::NAN]).is_none());
+        assert!(Cell::of(Kind::Null, Vec::new()).is_none());
+    }
+}

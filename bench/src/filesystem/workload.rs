@@ -1,0 +1,152 @@
+//! What is done to each filesystem, and in which unit it is told.
+//!
+//! A workload runs once a round on each subject and yields one figure for each of its rows. It works in a fresh directory,
+//! leaves it to the next round to remove, and never looks at what it runs on.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use super::source_tree::SourceTree;
+use super::subject::{Kind, Subject};
+use crate::interrupt::Interrupt;
+
+mod bulk;
+mod database;
+mod random;
+mod small;
+mod synced;
+mod tree;
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    /// What is done.
+    pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
+    /// What hafs is to reach.
+    pub(crate) target: Option<Target>,
+}
+
+/// What a row's figures are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// 10^6 bytes a second; more is better.
+    MbPerSecond,
+    /// Operations a second; more is better.
+    PerSecond,
+    /// Microseconds of one; less is better.
+    Micros,
+    /// Seconds of the whole; less is better.
+    Seconds,
+    /// Of the server's bytes or seconds for one of the application's; less is better, compared with nothing.
+    PerByte,
+    /// CPU seconds of the server per GB (10^9 bytes); less is better, compared with nothing.
+    CpuPerGb,
+}
+
+/// What hafs is to reach, as a ratio of rates: at least so much of the other's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// Of ext4's rate.
+    OfExt4(f64),
+    /// Of the null filesystem's rate.
+    OfNull(f64),
+    /// At most so much, as it stands.
+    AtMost(f64),
+}
+
+/// What a workload is given.
+#[derive(Debug)]
+pub(crate) struct Bench<'a> {
+    pub(crate) interrupt: &'a Interrupt,
+    /// Divides every amount of work: 1 for figures, more to try the bench itself.
+    pub(crate) divisor: u64,
+    pub(crate) tree: &'a SourceTree,
+    /// A directory outside all subjects, for sockets and what else is no part of the work.
+    pub(crate) aside: &'a Path,
+}
+
+/// A workload and its rows.
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) rows: &'static [Row],
+    /// Whether it makes sense there: the null filesystem keeps no bytes.
+    pub(crate) on: fn(Kind) -> bool,
+    /// Figures in the order of `rows`.
+    pub(crate) run: fn(&Bench<'_>, &Subject) -> anyhow::Result<Vec<f64>>,
+}
+
+/// All of them, in the order of the table.
+pub(crate) const ALL: &[Workload] = &[
+    bulk::BULK,
+    random::READS_WORKLOAD,
+    random::WRITES,
+    synced::ONE,
+    synced::MANY,
+    small::ONE,
+    small::FOUR,
+    tree::TREE,
+    tree::GIT,
+    database::SQLITE,
+    database::POSTGRES,
+    database::REDIS,
+];
+
+impl Unit {
+    /// Whether a bigger figure is a better one.
+    pub(crate) const fn more_is_better(self) -> bool {
+        matches!(self, Self::MbPerSecond | Self::PerSecond)
+    }
+
+    /// As a heading or beside a figure.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::MbPerSecond => "MB/s",
+            Self::PerSecond => "/s",
+            Self::Micros => "us",
+            Self::Seconds => "s",
+            Self::PerByte => "x",
+            Self::CpuPerGb => "CPU s/GB",
+        }
+    }
+
+    /// How fast `figure` is beside `other`: 1 is equal, more is faster, whatever the unit.
+    pub(crate) fn ratio(self, figure: f64, other: f64) -> f64 {
+        if self.more_is_better() {
+            figure / other
+        } else {
+            other / figure
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// `amount`, made smaller where only the bench itself is tried; at least 1.
+    pub(crate) fn scaled(&self, amount: u64) -> u64 {
+        (amount / self.divisor).max(1)
+    }
+}
+
+/// Everywhere.
+fn anywhere(_: Kind) -> bool {
+    true
+}
+
+/// Where bytes come back.
+fn where_bytes_are_kept(kind: Kind) -> bool {
+    kind != Kind::Null
+}
+
+/// A file of `bytes` (of whole MiB) at `path`, synced. No zeros: a filesystem that leaves them out would look fast.
+fn write_file(bench: &Bench<'_>, path: &Path, bytes: u64) -> anyhow::Result<()> {
+    let mut file = File::create(path)?;
+    let mut piece: Vec<u8> = (0..=250).cycle().take(1 << 20).collect();
+    for number in 0..bytes >> 20 {
+        bench.interrupt.check()?;
+        piece[..8].copy_from_slice(&number.to_le_bytes());
+        file.write_all(&piece)?;
+    }
+    file.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! What databases make of a filesystem: SQLite, PostgreSQL, Redis, as Debian packages them.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::{Bench, Row, Unit, Workload, where_bytes_are_kept};
+use crate::filesystem::command::{output, run};
+use crate::filesystem::subject::Subject;
+
+const SQLITE_COMMITS: u64 = 2_000;
+const REDIS_COMMANDS: u64 = 20_000;
+const PGBENCH_SECONDS: u64 = 15;
+const PGBENCH_SCALE: u64 = 10;
+/// Debian's servers refuse to run as root.
+const PLAIN_USER: u32 = 1000;
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+const fn rate(name: &'static str) -> Row {
+    Row {
+        name,
+        unit: Unit::PerSecond,
+        target: None,
+    }
+}
+
+pub(super) const SQLITE: Workload = Workload {
+    name: "sqlite",
+    rows: &[
+        rate("SQLite commits, WAL, synchronous=FULL"),
+        rate("SQLite commits, DELETE"),
+    ],
+    on: where_bytes_are_kept,
+    run: sqlite,
+};
+
+pub(super) const POSTGRES: Workload = Workload {
+    name: "postgres",
+    rows: &[
+        rate("pgbench, 1 client, transactions"),
+        rate("pgbench, 8 clients, transactions"),
+    ],
+    on: where_bytes_are_kept,
+    run: postgres,
+};
+
+pub(super) const REDIS: Workload = Workload {
+    name: "redis",
+    rows: &[
+        rate("Redis SET, appendfsync always, 1 client"),
+        rate("Redis SET, appendfsync always, 16 clients"),
+    ],
+    on: where_bytes_are_kept,
+    run: redis,
+};
+
+fn sqlite(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
+    let dir = subject.fresh_dir("sqlite")?;
+    let commits = bench.scaled(SQLITE_COMMITS);
+    ["WAL", "DELETE"]
+        .iter()
+        .map(|journal| {
+            let file = dir.join(journal);
+            let mut script =
+                format!("PRAGMA journal_mode={journal};\nPRAGMA synchronous=FULL;\nCREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT);\n");
+            for n in 0..commits {
+                script += &format!("INSERT INTO t VALUES({n}, hex(randomblob(100)));\n");
+            }
+            let script_file = bench.aside.join("sqlite.sql");
+            fs::write(&script_file, script)?;
+            let begin = Instant::now();
+            run(Command::new("sqlite3")
+                .arg(&file)
+                .arg(format!(".read {}", script_file.display())))?;
+            Ok(commits as f64 / begin.elapsed().as_secs_f64())
+        })
+        .collect()
+}
+
+fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
+    let bin = postgres_bin()?;
+    let dir = subject.fresh_dir("postgres")?;
+    chown(&dir, Some(PLAIN_USER), Some(PLAIN_USER))?;
+    let socket = tempfile::Builder::new().prefix("pg").tempdir()?;
+    chown(socket.path(), Some(PLAIN_USER), Some(PLAIN_USER))?;
+    let data = dir.join("data");
+    let plain = |program: &str| {
+        let mut command = Command::new(bin.join(program));
+        command.uid(PLAIN_USER).gid(PLAIN_USER).current_dir("/");
+        command
+    };
+    run(plain("initdb")
+        .args([
+            "--auth=trust",
+            "--username=bench",
+            "--data-checksums",
+            "--no-instructions",
+            "-D",
+        ])
+        .arg(&data))?;
+    let _server = Server::start(
+        plain("postgres")
+            .arg("-D")
+            .arg(&data)
+            .args([
+                "-c",
+                "listen_addresses=",
+                "-c",
+                "checkpoint_timeout=30min",
+                "-c",
+                "max_wal_size=4GB",
+            ])
+            .args(["-c", "shared_buffers=256MB", "-k"])
+            .arg(socket.path()),
+        &socket.path().join(".s.PGSQL.5432"),
+        // SIGINT is PostgreSQL's fast shutdown.
+        rustix::process::Signal::INT,
+    )?;
+    let client = |arguments: &[String]| {
+        let mut command = Command::new(bin.join("pgbench"));
+        command
+            .arg("-h")
+            .arg(socket.path())
+            .args(["-U", "bench"])
+            .args(arguments)
+            .arg("postgres");
+        output(&mut command)
+    };
+    wait_for(START_LIMIT, "PostgreSQL", || {
+        Ok(Command::new(bin.join("pg_isready"))
+            .arg("-h")
+            .arg(socket.path())
+            .stdout(Stdio::null())
+            .status()?
+            .success())
+    })?;
+    let scale = bench.scaled(PGBENCH_SCALE);
+    client(&["-i".to_owned(), "-q".to_owned(), format!("-s{scale}")])?;
+    let seconds = bench.scaled(PGBENCH_SECONDS);
+    [1, 8]
+        .iter()
+        .map(|clients| {
+            let text = client(&[
+                format!("-c{clients}"),
+                "-j2".to_owned(),
+                format!("-T{seconds}"),
+            ])?;
+            text.lines()
+                .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
+                .with_context(|| format!("pgbench said no tps:\n{text}"))
+        })
+        .collect()
+}
+
+fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
+    let dir = subject.fresh_dir("redis")?;
+    let sockets = tempfile::Builder::new().prefix("redis").tempdir()?;
+    let socket = sockets.path().join("s");
+    let _server = Server::start(
+        Command::new("redis-server")
+            .args([
+                "--port",
+                "0",
+                "--save",
+                "",
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+            ])
+            .args(["--unixsocket"])
+            .arg(&socket)
+            .arg("--dir")
+            .arg(&dir),
+        &socket,
+        rustix::process::Signal::TERM,
+    )?;
+    [1_u64, 16]
+        .iter()
+        .map(|clients| {
+            let commands = bench.scaled(REDIS_COMMANDS * if *clients == 1 { 1 } else { 4 });
+            let text = output(
+                Command::new("redis-benchmark")
+                    .arg("-s")
+                    .arg(&socket)
+                    .args(["-t", "set", "-d", "128", "-r", "100000", "--csv"])
+                    .arg("-c")
+                    .arg(clients.to_string())
+                    .arg("-n")
+                    .arg(commands.to_string()),
+            )?;
+            // "SET","12345.67",...
+            text.lines()
+                .find_map(|line| {
+                    let mut cells = line.split(',').map(|cell| cell.trim_matches('"'));
+                    (cells.next() == Some("SET")).then(|| cells.next()?.parse().ok())?
+                })
+                .with_context(|| format!("redis-benchmark said no rate:\n{text}"))
+        })
+        .collect()
+}
+
+/// A server under test, ended when dropped.
+struct Server {
+    child: Child,
+    end: rustix::process::Signal,
+}
+
+impl Server {
+    /// Starts it and waits until `socket` answers.
+    fn start(
+        command: &mut Command,
+        socket: &Path,
+        end: rustix::process::Signal,
+    ) -> anyhow::Result<Self> {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
+        let mut server = Self { child, end };
+        wait_for(START_LIMIT, "the server", || {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            Ok(UnixStream::connect(socket).is_ok())
+        })?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, self.end); // gone already: the wait tells
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(
+    limit: Duration,
+    what: &str,
+    mut is_ready: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while !is_ready()? {
+        if begin.elapsed() > limit {
+            bail!("{what} is not ready after {limit:?}");
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Debian keeps the programs of each version apart.
+fn postgres_bin() -> anyhow::Result<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .context("no PostgreSQL (package postgresql-15)")?
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").exists())
+        .collect();
+    found.sort();
+    found.pop().context("no PostgreSQL (package postgresql-15)")
+}

@@ -1,0 +1,111 @@
+//! Many small files: make, look at, list, rename, remove.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use super::{Bench, Row, Target, Unit, Workload, anywhere};
+use crate::filesystem::subject::{Subject, drop_caches};
+
+const FILES: u64 = 10_000;
+
+const fn rate(name: &'static str, target: Option<Target>) -> Row {
+    Row {
+        name,
+        unit: Unit::PerSecond,
+        target,
+    }
+}
+
+pub(super) const ONE: Workload = Workload {
+    name: "small",
+    rows: &[
+        rate("create + write 4 KiB, 1 thread", Some(Target::OfNull(0.85))),
+        rate("stat, warm, 1 thread", Some(Target::OfExt4(0.9))),
+        rate("stat, cold, 1 thread", None),
+        rate("readdir with attributes, cold", None),
+        rate("rename, 1 thread", Some(Target::OfNull(0.85))),
+        rate("unlink, 1 thread", Some(Target::OfNull(0.85))),
+    ],
+    on: anywhere,
+    run: |bench, subject| run(bench, subject, 1),
+};
+
+pub(super) const FOUR: Workload = Workload {
+    name: "small-4",
+    rows: &[
+        rate("create + write 4 KiB, 4 threads", None),
+        rate("stat, warm, 4 threads", None),
+        rate("stat, cold, 4 threads", None),
+        rate("readdir with attributes, cold, 4 threads", None),
+        rate("rename, 4 threads", None),
+        rate("unlink, 4 threads", None),
+    ],
+    on: anywhere,
+    run: |bench, subject| run(bench, subject, 4),
+};
+
+fn run(bench: &Bench<'_>, subject: &Subject, threads: u64) -> anyhow::Result<Vec<f64>> {
+    let dir = subject.fresh_dir("small")?;
+    let files = bench.scaled(FILES) / threads;
+    for thread in 0..threads {
+        fs::create_dir(dir.join(thread.to_string()))?;
+    }
+    let each = |work: &(dyn Fn(&Path, u64) -> anyhow::Result<()> + Sync)| {
+        rate_of(bench, &dir, threads, files, work)
+    };
+    let body = [0x42; 4096];
+    let create = each(&|dir, n| Ok(fs::write(dir.join(format!("file-{n}")), body)?))?;
+    let stat = |dir: &Path, n: u64| {
+        fs::metadata(dir.join(format!("file-{n}")))?;
+        anyhow::Ok(())
+    };
+    let warm = each(&stat)?;
+    drop_caches()?;
+    let cold = each(&stat)?;
+    drop_caches()?;
+    let begin = Instant::now();
+    let mut listed = 0;
+    for thread in 0..threads {
+        for entry in fs::read_dir(dir.join(thread.to_string()))? {
+            entry?.metadata()?;
+            listed += 1;
+        }
+    }
+    let list = f64::from(listed) / begin.elapsed().as_secs_f64();
+    let rename = each(&|dir, n| {
+        let from = dir.join(format!("file-{n}"));
+        Ok(fs::rename(from, dir.join(format!("renamed-{n}")))?)
+    })?;
+    let unlink = each(&|dir, n| Ok(fs::remove_file(dir.join(format!("renamed-{n}")))?))?;
+    Ok(vec![create, warm, cold, list, rename, unlink])
+}
+
+/// Operations a second over all threads, each in a directory of its own.
+fn rate_of(
+    bench: &Bench<'_>,
+    dir: &Path,
+    threads: u64,
+    files: u64,
+    work: &(dyn Fn(&Path, u64) -> anyhow::Result<()> + Sync),
+) -> anyhow::Result<f64> {
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let dir = dir.join(thread.to_string());
+                scope.spawn(move || {
+                    (0..files).try_for_each(|n| {
+                        bench.interrupt.check()?;
+                        work(&dir, n)
+                    })
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })?;
+    Ok((threads * files) as f64 / begin.elapsed().as_secs_f64())
+}

@@ -1,0 +1,152 @@
+//! Small writes, each made durable: what databases and queues wait for.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Bench, Row, Target, Unit, Workload, anywhere};
+use crate::filesystem::subject::Subject;
+use crate::sample::{percentile, slice, timed};
+
+/// Bytes of the file that is written in place.
+const FILE_BYTES: u64 = 64 << 20;
+const OPS: u64 = 3000;
+const OPS_A_THREAD: u64 = 500;
+const THREADS: u64 = 16;
+const SECONDS_MAX: Duration = Duration::from_secs(10);
+
+const fn micros(name: &'static str, target: Option<Target>) -> Row {
+    Row {
+        name,
+        unit: Unit::Micros,
+        target,
+    }
+}
+
+pub(super) const ONE: Workload = Workload {
+    name: "fdatasync",
+    rows: &[
+        micros("4 KiB in place + fdatasync, p50", Some(Target::OfExt4(0.5))),
+        micros("4 KiB in place + fdatasync, p99", None),
+        micros("8 KiB in place + fdatasync, p50", None),
+        micros("8 KiB in place + fdatasync, p99", None),
+        micros(
+            "4 KiB append + fdatasync, p50",
+            Some(Target::OfExt4(1.0 / 1.3)),
+        ),
+        micros("4 KiB append + fdatasync, p99", None),
+        micros("8 KiB append + fdatasync, p50", None),
+        micros("8 KiB append + fdatasync, p99", None),
+    ],
+    on: anywhere,
+    run: one,
+};
+
+pub(super) const MANY: Workload = Workload {
+    name: "fdatasync-16",
+    rows: &[
+        Row {
+            name: "16 threads on 16 files, 4 KiB append + fdatasync",
+            unit: Unit::PerSecond,
+            target: Some(Target::OfExt4(0.7)),
+        },
+        Row {
+            name: "16 threads on 16 files, 4 KiB in place + fdatasync",
+            unit: Unit::PerSecond,
+            target: None,
+        },
+    ],
+    on: anywhere,
+    run: many,
+};
+
+fn one(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
+    let dir = subject.fresh_dir("fdatasync")?;
+    let mut figures = Vec::new();
+    for append in [false, true] {
+        for bytes in [4096, 8192] {
+            let path = dir.join(format!("{append}-{bytes}"));
+            let mut nanos = series(bench, &path, bytes, append, bench.scaled(OPS))?;
+            nanos.sort_unstable();
+            for percent in [50, 99] {
+                figures.push(percentile(&nanos, percent) as f64 / 1000.0);
+            }
+        }
+    }
+    Ok(figures)
+}
+
+fn many(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
+    let mut figures = Vec::new();
+    for append in [true, false] {
+        let dir = subject.fresh_dir("fdatasync-16")?;
+        let ops = bench.scaled(OPS_A_THREAD);
+        let files: Vec<_> = (0..THREADS).map(|n| dir.join(n.to_string())).collect();
+        for path in &files {
+            prepare(bench, path, append, FILE_BYTES / THREADS)?;
+        }
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            let writers: Vec<_> = files
+                .iter()
+                .map(|path| scope.spawn(move || write_synced(bench, path, 4096, append, ops)))
+                .collect();
+            writers.into_iter().try_for_each(|writer| {
+                writer.join().expect("a writer does not panic")?;
+                anyhow::Ok(())
+            })
+        })?;
+        figures.push((THREADS * ops) as f64 / begin.elapsed().as_secs_f64());
+    }
+    Ok(figures)
+}
+
+fn series(
+    bench: &Bench<'_>,
+    path: &Path,
+    bytes: usize,
+    append: bool,
+    ops: u64,
+) -> anyhow::Result<Vec<u64>> {
+    prepare(bench, path, append, FILE_BYTES)?;
+    write_synced(bench, path, bytes, append, ops)
+}
+
+/// An empty file, or one with all its bytes on the disk.
+fn prepare(bench: &Bench<'_>, path: &Path, append: bool, bytes: u64) -> anyhow::Result<()> {
+    let file = File::create(path)?;
+    if !append {
+        let piece = vec![0x5a; 1 << 20];
+        for mib in 0..bytes >> 20 {
+            bench.interrupt.check()?;
+            file.write_all_at(&piece, mib << 20)?;
+        }
+    }
+    file.sync_all()?;
+    Ok(())
+}
+
+/// Nanoseconds of each write with its fdatasync. In place: spread over the file, no page twice in a row.
+fn write_synced(
+    bench: &Bench<'_>,
+    path: &Path,
+    bytes: usize,
+    append: bool,
+    ops: u64,
+) -> anyhow::Result<Vec<u64>> {
+    let file = File::options().write(true).open(path)?;
+    let piece = vec![0xa5; bytes];
+    let step = bytes as u64;
+    let places = (file.metadata()?.len() / step).max(1);
+    slice(bench.interrupt, SECONDS_MAX, usize::try_from(ops)?, |op| {
+        // 7919 is prime, so all places come before one comes again.
+        let place = if append { op } else { op * 7919 % places };
+        timed(|| {
+            file.write_all_at(&piece, place * step)?;
+            file.sync_data()?;
+            Ok(())
+        })
+    })
+}
