@@ -1,7 +1,8 @@
-//! A real mount against POSIX: the pjdfstest suite, and each errno that applications rely on.
+//! A real mount against POSIX: the pjdfstest suite, fsx, and each call that applications rely on.
 
 mod errno;
 mod files;
+mod fsx;
 mod pjdfstest;
 
 use hafs_tests::{Daemon, Mount, Scratch};
@@ -26,6 +27,24 @@ impl Mounted {
         let daemon = Daemon::start(scratch.path());
         daemon.ctl(&["volume", "create", "v", "--size", size]).ok();
         let mount = daemon.mount_with("v", &scratch.dir("mnt"), options);
+        Self {
+            mount,
+            daemon,
+            scratch,
+        }
+    }
+
+    /// Kills hafsd, starts it again and mounts the volume where it was.
+    fn killed(self) -> Self {
+        let Self {
+            mount,
+            daemon,
+            scratch,
+        } = self;
+        daemon.kill();
+        let daemon = Daemon::start(scratch.path());
+        drop(mount);
+        let mount = daemon.mount("v", &scratch.join("mnt"));
         Self {
             mount,
             daemon,
