@@ -89,7 +89,7 @@ pub struct OpMetrics {
     pub durations: Durations,
 }
 
-/// What a volume counted since it was opened.
+/// What a volume counted since it was opened, and what it takes on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeMetrics {
     /// Requests, of kinds that came at least once.
@@ -112,6 +112,10 @@ pub struct VolumeMetrics {
     pub recovery: Duration,
     /// Records that were replayed.
     pub recovery_records: u64,
+    /// What the state (RocksDB) takes on the disk, bytes.
+    pub state_bytes: u64,
+    /// What is kept free on the disk, bytes.
+    pub reserve_bytes: u64,
 }
 
 /// The counters behind [`VolumeMetrics`].
@@ -203,7 +207,7 @@ impl Metrics {
     }
 
     /// All of it at about one moment.
-    pub(crate) fn snapshot(&self) -> VolumeMetrics {
+    pub(crate) fn snapshot(&self, state_bytes: u64, reserve_bytes: u64) -> VolumeMetrics {
         let ops = OPS.iter().zip(&self.ops).map(|(op, histogram)| OpMetrics {
             op,
             durations: histogram.durations(),
@@ -223,6 +227,8 @@ impl Metrics {
             collector_freed_bytes: self.collector_freed_bytes.load(Ordering::Relaxed),
             recovery: self.recovery,
             recovery_records: self.recovery_records,
+            state_bytes,
+            reserve_bytes,
         }
     }
 }
@@ -295,7 +301,7 @@ mod tests {
         );
         assert_eq!(durations.sum_nanos, 11_000_021_000);
 
-        let snapshot = metrics.snapshot();
+        let snapshot = metrics.snapshot(1, 2);
         assert_eq!(snapshot.ops.len(), 1, "only what came");
         assert_eq!(
             (snapshot.ops[0].op, snapshot.ops[0].durations.count()),

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use rustix::fs::StatVfs;
+
 use crate::error::FsError;
 use crate::store::syncfile::io_error;
 
@@ -51,6 +53,12 @@ impl DiskSpace {
         self.ask()
     }
 
+    /// What is kept free on the disk, bytes.
+    pub(crate) fn reserve(&self) -> Result<u64, FsError> {
+        let disk = self.statvfs()?;
+        Ok(reserve(disk.f_blocks.saturating_mul(disk.f_frsize)))
+    }
+
     /// Refuses a write of so many bytes if it would reach into the reserve.
     pub(crate) fn check(&self, bytes: u64) -> Result<(), FsError> {
         let written = self.written_since.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -75,12 +83,16 @@ impl DiskSpace {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn ask(&self) -> Result<u64, FsError> {
-        let disk = rustix::fs::fstatvfs(&self.dir).map_err(|errno| FsError::Io {
+    fn statvfs(&self) -> Result<StatVfs, FsError> {
+        rustix::fs::fstatvfs(&self.dir).map_err(|errno| FsError::Io {
             op: "statvfs",
             path: self.path.clone(),
             source: errno.into(),
-        })?;
+        })
+    }
+
+    fn ask(&self) -> Result<u64, FsError> {
+        let disk = self.statvfs()?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         let available = free.saturating_sub(reserve(total));

@@ -366,6 +366,26 @@ impl Store {
         Ok(self.db.flush_cfs_opt(&families, &options)?)
     }
 
+    /// What the state takes on the disk, bytes.
+    pub(crate) fn disk_bytes(&self) -> Result<u64, FsError> {
+        let names = Table::ALL
+            .into_iter()
+            .map(Table::name)
+            .chain(LocalTable::ALL.into_iter().map(LocalTable::name));
+        let mut bytes = 0;
+        for name in names {
+            let cf = self
+                .db
+                .cf_handle(name)
+                .expect("every table was opened with the database");
+            let files = self
+                .db
+                .property_int_value_cf(cf, "rocksdb.live-sst-files-size")?;
+            bytes += files.unwrap_or(0);
+        }
+        Ok(bytes)
+    }
+
     /// True once everything that [`Self::start_flush`] caught is on the disk.
     pub(crate) fn flush_is_done(&self) -> Result<bool, FsError> {
         let names = Table::ALL

@@ -268,8 +268,13 @@ impl Volume {
     }
 
     /// What it counted since it was opened.
-    pub fn metrics(&self) -> VolumeMetrics {
-        self.inner.metrics.snapshot()
+    ///
+    /// # Errors
+    /// [`FsError::State`], [`FsError::Io`]: the disk or the state cannot be asked.
+    pub fn metrics(&self) -> Result<VolumeMetrics, FsError> {
+        let state_bytes = self.inner.store.disk_bytes()?;
+        let reserve_bytes = self.inner.space.reserve()?;
+        Ok(self.inner.metrics.snapshot(state_bytes, reserve_bytes))
     }
 
     pub(crate) fn counters(&self) -> Arc<Metrics> {

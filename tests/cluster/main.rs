@@ -5,5 +5,7 @@ mod container;
 mod daemon;
 mod docs;
 mod kill;
+mod metrics;
 mod refusal;
+mod socket;
 mod writer;

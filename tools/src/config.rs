@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -31,6 +32,8 @@ pub struct ConfigFile {
     pub data_dir: Option<PathBuf>,
     /// The control socket.
     pub socket: Option<PathBuf>,
+    /// Where metrics are served besides the control socket: an address of the loopback and a port.
+    pub metrics: Option<SocketAddr>,
     /// How the log looks.
     pub log_format: Option<LogFormat>,
     /// What is logged: a `tracing` filter such as `info,hafs_fs=debug`.
@@ -46,6 +49,8 @@ pub struct Arguments {
     pub socket: Option<PathBuf>,
     /// `--config`
     pub config: Option<PathBuf>,
+    /// `--metrics`
+    pub metrics: Option<SocketAddr>,
     /// `--log-format`
     pub log_format: Option<LogFormat>,
 }
@@ -57,6 +62,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The control socket, absolute.
     pub socket: PathBuf,
+    /// Where metrics are served besides the control socket; on the loopback.
+    pub metrics: Option<SocketAddr>,
     /// How the log looks.
     pub log_format: LogFormat,
     /// What is logged.
@@ -78,7 +85,12 @@ impl Config {
         };
         let data_dir = arguments.data_dir.or(file.data_dir);
         let socket = arguments.socket.or(file.socket);
+        let metrics = arguments.metrics.or(file.metrics);
+        if let Some(address) = metrics {
+            refuse_network(address)?;
+        }
         Ok(Self {
+            metrics,
             data_dir: absolute(data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into()))?,
             socket: absolute(socket.unwrap_or_else(|| SOCKET_DEFAULT.into()))?,
             log_format: arguments.log_format.or(file.log_format).unwrap_or_default(),
@@ -87,6 +99,21 @@ impl Config {
                 .unwrap_or_else(|| LOG_FILTER_DEFAULT.to_owned()),
         })
     }
+}
+
+/// Whoever can reach the port can read from it, so only this machine may.
+fn refuse_network(address: SocketAddr) -> Result<(), Refusal> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(
+        Refusal::new(format!("metrics cannot be served on {address}"))
+            .why("that is an address of the network, and the port asks nobody who he is")
+            .next(format!(
+                "give 127.0.0.1:{} and let an agent of this machine, or a proxy that asks, pass it on",
+                address.port()
+            )),
+    )
 }
 
 /// The parsed file; `None` if there is none.
@@ -189,6 +216,28 @@ mod tests {
         assert_eq!(config.socket, Path::new("/file.sock"));
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.log_filter, "info");
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_only() {
+        let with = |address: &str| {
+            Config::resolve(Arguments {
+                metrics: Some(address.parse().unwrap()),
+                ..Arguments::default()
+            })
+        };
+        for address in ["127.0.0.1:9100", "127.1.2.3:0", "[::1]:9100"] {
+            assert_eq!(with(address).unwrap().metrics, address.parse().ok());
+        }
+        for address in [
+            "0.0.0.0:9100",
+            "[::]:9100",
+            "10.0.0.1:9100",
+            "[2001:db8::1]:1",
+        ] {
+            let refusal = with(address).unwrap_err();
+            assert!(refusal.why.unwrap().contains("network"), "{address}");
+        }
     }
 
     #[test]

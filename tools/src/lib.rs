@@ -7,6 +7,7 @@
 pub mod config;
 pub mod control;
 pub mod fdpass;
+pub mod metrics;
 pub mod mounter;
 pub mod mountpoint;
 pub mod node;

@@ -82,6 +82,8 @@ impl ApiError {
 pub enum ErrorCode {
     /// The request was not understood: correct it.
     BadRequest,
+    /// The request's body is larger than any that makes sense.
+    BodyTooLarge,
     /// No such path or method in this version of the API.
     NoSuchEndpoint,
     /// No volume of that name.

@@ -3,6 +3,7 @@
 //! `hafsctl` uses it. Every wait has a bound; what goes wrong comes back as a [`Refusal`] that can be printed as it is.
 
 use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -125,9 +128,7 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, Refusal> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| no_daemon(&self.socket, &error))?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
@@ -154,6 +155,18 @@ impl Client {
             .map_err(|error| broken(&error))
     }
 
+    async fn connect(&self) -> Result<UnixStream, Refusal> {
+        let (socket, wait) = (self.socket.clone(), self.timeout);
+        let connected = tokio::task::spawn_blocking(move || connect(&socket, wait))
+            .await
+            .expect("connecting does not panic");
+        let stream = connected.and_then(UnixStream::from_std);
+        stream.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => self.timed_out(),
+            _ => no_daemon(&self.socket, &error),
+        })
+    }
+
     fn timed_out(&self) -> Refusal {
         Refusal::new(format!(
             "hafsd did not answer within {} s",
@@ -163,6 +176,17 @@ impl Client {
         .next("ask again with a longer --timeout, and look at hafsd's log")
         .exit(Exit::Timeout)
     }
+}
+
+/// Waits for a place in the listener's queue; a socket that does not block would be turned away when the queue is full.
+fn connect(path: &Path, wait: Duration) -> io::Result<StdUnixStream> {
+    let flags = net::SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = StdUnixStream::from(socket);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// `name` as one part of a path: all but letters, digits, `-`, `_`, `.` and `~` as `%XX`.

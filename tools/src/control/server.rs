@@ -3,12 +3,13 @@
 //! Requests are handed to [`Node`] on threads that may block; here is only what HTTP needs: paths, bodies, status codes.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body as AnswerBody, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -22,12 +23,15 @@ use tokio::sync::mpsc;
 use super::api::{
     ApiError, CheckLine, CreateVolume, ErrorCode, MountList, Ready, Versioned, VolumeList,
 };
+use crate::metrics;
 use crate::node::Node;
 
-mod limit;
+mod body;
+mod connection;
 mod mounting;
 
-use self::limit::LimitedListener;
+use self::body::Body;
+use self::connection::Listener;
 
 /// Between two lines of progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
@@ -40,9 +44,23 @@ pub async fn serve_http(
     node: Arc<Node>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(LimitedListener::new(listener)?, router(node))
-        .with_graceful_shutdown(stop)
-        .await
+    connection::serve(Listener::unix(listener)?, router(node), stop).await;
+    Ok(())
+}
+
+/// Serves the metrics, and nothing else, on a port of the loopback, until `stop` is done.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    node: Arc<Node>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(no_such_endpoint)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(node);
+    connection::serve(Listener::tcp(listener)?, router, stop).await;
+    Ok(())
 }
 
 /// Takes mount helpers' conversations, in threads of its own, for as long as the process lives.
@@ -59,6 +77,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/volumes/{name}/check", post(check_volume))
         .route("/v1/replicas", get(replicas))
         .route("/v1/mounts", get(mounts))
+        .route("/metrics", get(metrics))
         .fallback(no_such_endpoint)
         .method_not_allowed_fallback(no_such_method)
         .with_state(node)
@@ -109,8 +128,10 @@ async fn volumes(State(node): State<Arc<Node>>) -> Answer<VolumeList> {
     .await
 }
 
-async fn create_volume(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, ApiError> {
-    let create: CreateVolume = parse(&body)?;
+async fn create_volume(
+    State(node): State<Arc<Node>>,
+    Body(create): Body<CreateVolume>,
+) -> Result<Response, ApiError> {
     let created = blocking(node, move |node| node.create_volume(&create)).await?;
     Ok((StatusCode::CREATED, created).into_response())
 }
@@ -164,7 +185,7 @@ async fn check_volume(State(node): State<Arc<Node>>, name: NamePart) -> Result<R
         Some((encode_line(&line), (None, receiver)))
     });
     let content_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((content_type, Body::from_stream(lines)).into_response())
+    Ok((content_type, AnswerBody::from_stream(lines)).into_response())
 }
 
 fn encode_line(line: &CheckLine) -> Result<Bytes, serde_json::Error> {
@@ -200,6 +221,14 @@ async fn mounts(State(node): State<Arc<Node>>) -> Answer<MountList> {
     .await
 }
 
+/// No JSON: the text format that Prometheus defines.
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    let text = tokio::task::spawn_blocking(move || metrics::encode(node.scrape()))
+        .await
+        .expect("a panic aborts the process, and nobody cancels the task");
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
 async fn no_such_endpoint() -> ApiError {
     ApiError::new(ErrorCode::NoSuchEndpoint, "no such path in this API")
         .next("docs/api.md lists the paths")
@@ -214,19 +243,11 @@ async fn no_such_method() -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, Json(Versioned::new(error))).into_response()
 }
 
-/// Bodies are JSON, whatever their Content-Type says: `curl -d` is enough.
-fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(ErrorCode::BadRequest, "the body is not understood")
-            .why(error.to_string())
-            .next("docs/api.md shows the body that this path takes")
-    })
-}
-
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = match self.code {
             ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+            ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorCode::NoSuchEndpoint | ErrorCode::VolumeNotFound => StatusCode::NOT_FOUND,
             ErrorCode::VolumeExists
             | ErrorCode::VolumeMounted

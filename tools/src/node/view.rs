@@ -17,6 +17,7 @@ use crate::control::api::{
     VolumeCounts, VolumeReplicas, VolumeState,
 };
 use crate::control::{ApiError, ErrorCode};
+use crate::metrics::{OpenScrape, Scrape, VolumeScrape};
 use crate::mountpoint;
 use crate::output::chain;
 
@@ -99,6 +100,32 @@ impl Node {
         let health = health(&looks);
         let replicas = looks.into_iter().map(|look| self.copies_of(look)).collect();
         Ok(ReplicaList { replicas, health })
+    }
+
+    /// What the metrics are made of.
+    pub fn scrape(&self) -> Scrape {
+        let volumes = self.looks().into_iter().map(|look| VolumeScrape {
+            name: look.record.spec.name.to_string(),
+            state: look.state,
+            size_bytes: look.record.spec.size_bytes,
+            mounts: look.mounts.len() as u64,
+            open: look.store.zip(look.status).map(|(store, status)| {
+                let unreadable = |error| {
+                    tracing::warn!(error = chain(&error), "a volume's metrics are not complete");
+                };
+                OpenScrape {
+                    status,
+                    sizes: store.statfs().map_err(unreadable).ok(),
+                    counted: store.metrics().map_err(unreadable).ok(),
+                }
+            }),
+        });
+        Scrape {
+            started: self.started,
+            ready: self.is_ready(),
+            disk: self.data.disk().ok(),
+            volumes: volumes.collect(),
+        }
     }
 
     fn as_api(&self) -> api::Node {

@@ -82,7 +82,10 @@ fn main() -> ExitCode {
             return Exit::Error.into();
         }
     };
-    match runtime.block_on(run(line)) {
+    let ended = runtime.block_on(run(line));
+    // Not by dropping it: that would wait for a connection that nobody wants any more.
+    runtime.shutdown_background();
+    match ended {
         Ok(exit) => exit.into(),
         Err(refusal) => {
             output::refusal("hafsctl", &refusal);

@@ -2,6 +2,7 @@
 //!
 //! Wiring only: settings, log, data directory, sockets, node, signals, in that order.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,8 +33,8 @@ const REQUESTS_WAIT: Duration = Duration::from_secs(10);
 Settings come from the command line, then from the configuration file, then from the defaults.
 SIGTERM or SIGINT ends hafsd: volumes are synced and unmounted (lazily where they are in use).
 
-Keys of the configuration file (TOML): data_dir, socket, log_format (\"text\" or \"json\"),
-log_filter (such as \"info,hafs_fs=debug\"). An unknown key is refused.
+Keys of the configuration file (TOML): data_dir, socket, metrics (\"127.0.0.1:PORT\"),
+log_format (\"text\" or \"json\"), log_filter (such as \"info,hafs_fs=debug\"). An unknown key is refused.
 
 Examples:
   hafsd
@@ -46,6 +47,10 @@ struct CommandLine {
     /// Control socket; the mount helper's is beside it [default: /run/hafs/hafsd.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Serve metrics for Prometheus on this port of the loopback too, such as 127.0.0.1:9464; they
+    /// are always served on the control socket
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// Configuration file [default: /etc/hafs/hafsd.toml if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         data_dir: line.data_dir,
         socket: line.socket,
         config: line.config,
+        metrics: line.metrics,
         log_format: line.log_format,
     };
     match run(arguments) {
@@ -81,6 +87,7 @@ fn run(arguments: Arguments) -> Result<Exit, Refusal> {
     process::prepare();
     let data = DataDir::open(&config.data_dir)?;
     let sockets = ControlSockets::bind(&config.socket)?;
+    let metrics = config.metrics.map(bind_metrics).transpose()?;
     let (id, fresh) = (data.node(), data.is_fresh());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -95,7 +102,7 @@ fn run(arguments: Arguments) -> Result<Exit, Refusal> {
         fresh,
         "hafsd starts"
     );
-    runtime.block_on(serve(node, sockets))
+    runtime.block_on(serve(node, sockets, metrics))
 }
 
 /// Fail points are set from the environment variable FAILPOINTS, for as long as the process lives.
@@ -107,13 +114,36 @@ fn set_fail_points() {
     }
 }
 
-async fn serve(node: Arc<Node>, sockets: ControlSockets) -> Result<Exit, Refusal> {
+fn bind_metrics(address: SocketAddr) -> Result<TcpListener, Refusal> {
+    let failed = |error: std::io::Error| {
+        Refusal::new(format!("metrics cannot be served on {address}"))
+            .why(error.to_string())
+            .next("choose another port with --metrics, or leave it out")
+    };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "metrics are served");
+    Ok(listener)
+}
+
+async fn serve(
+    node: Arc<Node>,
+    sockets: ControlSockets,
+    metrics: Option<TcpListener>,
+) -> Result<Exit, Refusal> {
     let failed =
         |what: &'static str| move |error: std::io::Error| Refusal::new(what).why(error.to_string());
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("cannot take signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("cannot take signals"))?;
     let (http, fds, names) = sockets.into_parts();
     let (stop, mut stopped) = watch::channel(false);
+    if let Some(listener) = metrics {
+        let mut stopped = stopped.clone();
+        let stop = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        tokio::spawn(server::serve_metrics(listener, Arc::clone(&node), stop));
+    }
     server::serve_mounting(fds, Arc::clone(&node)).map_err(failed("cannot start threads"))?;
     let http = tokio::spawn(server::serve_http(http, Arc::clone(&node), async move {
         // An error means that the sender is gone: the end as well.
