@@ -73,6 +73,11 @@ bench: build ## Measure a hafs mount beside ext4, bare FUSE and bindfs on one di
 	@cargo build $(CARGO_FLAGS) -p hafs-bench
 	@HAFS_BIN_DIR=$(BIN_DIR) $(CARGO_TARGET_DIR)/release/hafs-bench filesystem $(BENCH_ARGS)
 
+.PHONY: scale
+scale: rocksdb ## Measure ten million files, a directory of a million, a sparse TiB (half an hour, 18 GiB; SCALE_ARGS)
+	@cargo build $(CARGO_FLAGS) -p hafs-bench
+	@$(CARGO_TARGET_DIR)/release/hafs-bench scale $(SCALE_ARGS)
+
 .PHONY: deny
 deny: ## Licences, sources and banned crates (needs cargo-deny; apart from the other gates)
 	cargo deny check bans licenses sources

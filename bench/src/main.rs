@@ -10,6 +10,7 @@ mod interrupt;
 mod machine;
 mod report;
 mod sample;
+mod scale;
 mod scratch;
 mod store_format;
 
@@ -37,6 +38,8 @@ enum Command {
     StoreFormat(StoreFormat),
     /// A hafs mount beside ext4, bare FUSE and bindfs on one disk: rates, latencies, ratios
     Filesystem(FilesystemArgs),
+    /// Ten million files, a directory of a million, a sparse TiB: rates, memory, the time to open
+    Scale(ScaleArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,6 +55,15 @@ struct StoreFormat {
 struct FilesystemArgs {
     #[command(flatten)]
     settings: filesystem::Settings,
+    /// Table to paste into markdown, or JSON
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct ScaleArgs {
+    #[command(flatten)]
+    settings: scale::Settings,
     /// Table to paste into markdown, or JSON
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -95,6 +107,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
             let (missed, judged) = table.missed();
             scratch::say(&format!("{missed} of {judged} targets missed"));
+        }
+        Command::Scale(args) => {
+            let figures = scale::run(&args.settings, &interrupt)?;
+            let text = match args.output {
+                Output::Table => figures.markdown(),
+                Output::Json => serde_json::to_string_pretty(&figures)? + "\n",
+            };
+            std::io::stdout().write_all(text.as_bytes())?;
         }
     }
     Ok(())
