@@ -11,35 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+pub(crate) use hafs_tests::numbers::{Numbers, pattern};
 use rustix::io::Errno;
-
-/// Numbers that look random, from a seed.
-#[derive(Debug, Clone)]
-pub(crate) struct Numbers(u64);
-
-impl Numbers {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
-/// `len` bytes that belong to `seed`.
-pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
-    let mut numbers = Numbers::new(seed);
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        bytes.extend_from_slice(&numbers.below(u64::MAX).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
 
 /// What was found that must not be.
 pub(crate) type Lost = String;

@@ -9,8 +9,10 @@
 pub mod binaries;
 pub mod command;
 pub mod daemon;
+pub mod lossy;
 pub mod mount;
 pub mod namespace;
+pub mod numbers;
 pub mod requirement;
 pub mod scratch;
 pub mod tree;
