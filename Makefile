@@ -51,6 +51,13 @@ test: packages-test rocksdb ## Install what the tests need and run all of them (
 	cargo test $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --doc
 	HAFS_BIN_DIR=$(TEST_BIN_DIR) cargo nextest run $(CARGO_FLAGS) --workspace $(FAIL_POINTS) $(NEXTEST_ARGS)
 
+.PHONY: chaos-power
+chaos-power: packages-test rocksdb ## 200 power cuts under four writers (HAFS_POWER_CUTS, HAFS_POWER_SEED; as root, some 8 minutes)
+	@cargo build $(CARGO_FLAGS) -p hafs-tools $(FAIL_POINTS)
+	@$(call copy_programs,$(TEST_BIN_DIR))
+	HAFS_POWER_CUTS=$${HAFS_POWER_CUTS:-200} HAFS_BIN_DIR=$(TEST_BIN_DIR) \
+	    cargo nextest run $(CARGO_FLAGS) --profile chaos -p hafs-tests -E 'binary(power)' $(NEXTEST_ARGS)
+
 .PHONY: lint
 lint: rocksdb ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check

@@ -86,6 +86,11 @@ impl Launch {
         &self.data_dir
     }
 
+    /// Where its control socket will be.
+    pub fn socket_path(&self) -> &Path {
+        &self.socket
+    }
+
     fn command(&self, log_format: &str) -> Command {
         // setpriv: the daemon dies with the thread that started it, should the test be killed.
         let mut command = match tool("setpriv") {
@@ -121,6 +126,21 @@ impl Launch {
     /// If it ends before, or takes more than a minute.
     #[track_caller]
     pub fn start(self) -> Daemon {
+        let (mut daemon, told) = self.spawn();
+        daemon.wait_ready(&told);
+        daemon
+    }
+
+    /// Starts it and does not wait: for what is to end before it is ready.
+    ///
+    /// # Panics
+    /// If there is no such program.
+    #[track_caller]
+    pub fn start_only(self) -> Daemon {
+        self.spawn().0
+    }
+
+    fn spawn(self) -> (Daemon, UnixDatagram) {
         let notify = self.socket.with_extension("notify");
         let _ = fs::remove_file(&notify);
         let told = UnixDatagram::bind(&notify).expect("a socket for readiness");
@@ -138,13 +158,12 @@ impl Launch {
             .stdin(std::process::Stdio::null())
             .spawn()
             .expect("hafsd starts");
-        let mut daemon = Daemon {
+        let daemon = Daemon {
             child,
             launch: self,
             ended: false,
         };
-        daemon.wait_ready(&told);
-        daemon
+        (daemon, told)
     }
 
     /// Starts it where it has to refuse, and gives what it said before it ended.

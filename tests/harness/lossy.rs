@@ -154,6 +154,11 @@ impl Lossy {
         self.server().call(move |disk| disk.set_sync_takes(takes));
     }
 
+    /// Requests that were served so far: how far something has come that cannot be seen from outside.
+    pub fn requests(&self) -> u64 {
+        self.server().call(|disk| disk.requests())
+    }
+
     /// Syncs that have begun and not ended.
     pub fn running_syncs(&self) -> u64 {
         self.server().call(|disk| disk.running_syncs())

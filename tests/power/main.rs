@@ -1,3 +1,9 @@
 //! Power cuts: hafsd on a disk that loses what was not synced.
 
+mod blocks;
+mod cuts;
+mod history;
 mod lossy;
+mod mixed;
+mod synced;
+mod writer;

@@ -45,6 +45,7 @@ struct State {
     faults_made: u64,
     sync_takes: Duration,
     numbers: Numbers,
+    requests: u64,
     is_cut: bool,
 }
 
@@ -130,6 +131,7 @@ impl Disk {
             faults_made: 0,
             sync_takes: Duration::ZERO,
             numbers: Numbers::new(seed),
+            requests: 0,
             is_cut: false,
         };
         let root = fs::symlink_metadata(backing)?;
@@ -184,10 +186,11 @@ impl Disk {
 
     /// The state, as long as there is power.
     fn powered(&self) -> Result<MutexGuard<'_, State>, Errno> {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.is_cut {
             return Err(Errno::IO);
         }
+        state.requests += 1;
         Ok(state)
     }
 
@@ -467,6 +470,10 @@ impl Disk {
 
     pub(super) fn set_sync_takes(&self, takes: Duration) {
         self.lock().sync_takes = takes;
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.lock().requests
     }
 
     pub(super) fn running_syncs(&self) -> u64 {
