@@ -25,7 +25,8 @@
 //! of names need which.
 //!
 //! **Faults** are in [`Fault`]: errors for chosen requests on chosen paths, from the n-th on, for so many times. A failed sync
-//! loses its pages for good, as on Linux, also without a cut: they read back, and no later sync writes them.
+//! loses its pages for good, as on Linux, also without a cut: no later sync writes them. They read back as long as the kernel has them in
+//! its cache (`POSIX_FADV_DONTNEED`, or [`Lossy::forget_what_was_read`], ends that), then as they were before.
 //!
 //! What is not modelled: extended attributes and special files (refused), `copy_file_range` (the kernel copies), a disk that
 //! fills up (set a fault with `ENOSPC`, or put the backing directory on a small filesystem).

@@ -136,9 +136,11 @@ impl Figures {
     }
 }
 
-/// A volume `v` on a lossy disk, and those who write to it.
+/// A volume on a lossy disk, and those who write to it.
 struct Bench {
     launch: Launch,
+    /// Its name, which nobody else on the machine uses: a hafsd looks for former mounts by name and number.
+    volume: String,
     /// What the disk holds while the power is off.
     disk: PathBuf,
     data: PathBuf,
@@ -159,6 +161,7 @@ impl Bench {
             .expect("dead mount");
         let bench = Self {
             launch,
+            volume: format!("power-{}", std::process::id()),
             writers: vec![
                 Box::new(Blocks::pieces(seed + 1)),
                 Box::new(Synced::new(seed + 2)),
@@ -181,8 +184,8 @@ impl Bench {
     fn prepare(&self, seed: u64) {
         let _lossy = Lossy::mount(&self.disk, &self.data, seed);
         let daemon = self.launch.clone().start();
-        daemon.create_volume("v");
-        let mount = daemon.mount("v", &self.mount_dir);
+        daemon.create_volume(&self.volume);
+        let mount = daemon.mount(&self.volume, &self.mount_dir);
         for number in 0..self.writers.len() {
             fs::create_dir(self.dir_of(number)).expect("an empty volume");
         }
@@ -201,7 +204,7 @@ impl Bench {
     fn start(&mut self) -> Result<Daemon, Lost> {
         let start = Instant::now();
         let daemon = self.launch.clone().start();
-        let mounted = daemon.mount_command("v", &self.mount_dir, "");
+        let mounted = daemon.mount_command(&self.volume, &self.mount_dir, "");
         if mounted.code != 0 {
             return Err(mounted.to_string());
         }
@@ -235,7 +238,7 @@ impl Bench {
         for writer in &mut self.writers {
             writer.go_on(end, &self.clock);
         }
-        let check = daemon.ctl(&["volume", "check", "v"]);
+        let check = daemon.ctl(&["volume", "check", &self.volume]);
         if check.code != 0 {
             return Err(check.to_string());
         }
@@ -297,7 +300,7 @@ impl Bench {
         let _ = fs::remove_file(&socket);
         let daemon = self.launch.clone().start_only();
         let start = Instant::now();
-        let mount_dir = self.mount_dir.clone();
+        let (volume, mount_dir) = (self.volume.clone(), self.mount_dir.clone());
         let ready = AtomicBool::new(false);
         let mounts = &ready;
         thread::scope(|scope| {
@@ -306,7 +309,7 @@ impl Bench {
                     thread::yield_now();
                 }
                 // It fails where the power goes before; that is what this is for.
-                let mut mount = hafs_tests::daemon::mount_command(&socket, "v", &mount_dir, "");
+                let mut mount = hafs_tests::daemon::mount_command(&socket, &volume, &mount_dir, "");
                 let _ = hafs_tests::run(&mut mount);
                 mounts.store(true, Ordering::SeqCst);
             });

@@ -270,6 +270,22 @@ fn a_failed_sync_is_told_once_and_a_cut_takes_what_it_should_have_written() {
 }
 
 #[test]
+fn a_failed_sync_shows_once_the_cache_is_empty() {
+    let Some(disk) = Fixture::new() else {
+        return;
+    };
+    let file = File::create(disk.path("file")).unwrap();
+    file.write_all_at(&[1; 8192], 0).unwrap();
+    file.sync_all().unwrap();
+    disk.lossy()
+        .set_fault(Fault::new(&[Request::Sync], Errno::IO).times(1));
+    file.write_all_at(&[2; 4096], 0).unwrap();
+    refused(file.sync_all(), Errno::IO);
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(fs::read(disk.path("file")).unwrap(), [1; 8192]);
+}
+
+#[test]
 fn the_power_goes_while_a_sync_runs() {
     let Some(mut disk) = Fixture::new() else {
         return;

@@ -97,9 +97,30 @@ impl Contents {
         })
     }
 
-    /// Where the live bytes are, for reading.
+    /// Where the live bytes are.
     pub(super) fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// The same, for reading a range that the kernel does not have in its cache (any more): pages that it gave up come from
+    /// the disk again, as they were before.
+    pub(super) fn read(&mut self, offset: u64, len: u64) -> io::Result<&Arc<File>> {
+        let end = (offset + len).min(self.len);
+        let pages = offset / PAGE..end.div_ceil(PAGE).max(offset / PAGE);
+        let given_up: Vec<u64> = self
+            .dirty
+            .range(pages)
+            .filter(|(_, dirty)| dirty.given_up)
+            .map(|(page, _)| *page)
+            .collect();
+        for page in given_up {
+            let mut before = self.dirty.remove(&page).expect("just seen").before;
+            clip(&mut before, page, self.len);
+            let kept = usize::try_from((self.len - page * PAGE).min(PAGE)).expect("a page");
+            self.file
+                .write_all_at(&bytes(&before)[..kept], page * PAGE)?;
+        }
+        Ok(&self.file)
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -482,6 +503,22 @@ mod tests {
         file.cut(Mode::Pages);
         let second = [vec![2], vec![1; 4095]].concat();
         assert_eq!(file.bytes(), [vec![0; 4096], second].concat());
+    }
+
+    #[test]
+    fn a_page_that_was_given_up_is_the_old_one_once_it_is_read_from_the_disk() {
+        let mut file = Fixture::new(&[0; 8192]);
+        file.write(0, &[1; 8000]);
+        file.contents.begin_sync();
+        file.contents.fail_sync();
+        file.write(5000, &[2; 1]);
+        file.contents.read(0, 8192).unwrap();
+        let mut second = vec![1; 8000 - 4096];
+        second.resize(4096, 0);
+        second[5000 - 4096] = 2;
+        assert_eq!(file.bytes(), [vec![0; 4096], second].concat());
+        file.sync();
+        assert_eq!(file.contents.unsynced_bytes(), 0);
     }
 
     #[test]

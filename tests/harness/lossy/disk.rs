@@ -347,11 +347,12 @@ impl Disk {
         }
     }
 
-    /// The file to read from, and the end of what may be read.
-    pub(super) fn read(&self, node: NodeId) -> Result<Arc<File>, Errno> {
+    /// The file to read this range from.
+    pub(super) fn read(&self, node: NodeId, offset: u64, len: u64) -> Result<Arc<File>, Errno> {
         let mut state = self.powered()?;
         state.strike_node(Request::Read, node)?;
-        Ok(Arc::clone(state.contents(node)?.0.file()))
+        let file = state.contents(node)?.0.read(offset, len).map_err(errno)?;
+        Ok(Arc::clone(file))
     }
 
     /// `Err` if the power went meanwhile: what was read is of no use.

@@ -100,7 +100,7 @@ fn empty(result: Result<(), Errno>, reply: ReplyEmpty) {
 impl Serve {
     /// Fills `buffer` as far as the file reaches.
     fn read_into(&self, node: INodeNo, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let file = self.0.read(node.0)?;
+        let file = self.0.read(node.0, offset, buffer.len() as u64)?;
         let mut filled = 0;
         while filled < buffer.len() {
             let read = file.read_at(&mut buffer[filled..], offset + filled as u64);
