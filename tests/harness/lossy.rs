@@ -149,6 +149,17 @@ impl Lossy {
         cut.expect("the backing directory")
     }
 
+    /// The power will go with the request that comes after so many more, whatever it is and whoever makes it.
+    pub fn cut_after(&self, requests: u64, cut: Cut) {
+        self.server()
+            .call(move |disk| disk.cut_after(requests, cut));
+    }
+
+    /// What the cut took; `None` as long as there is power.
+    pub fn loss(&self) -> Option<Loss> {
+        self.server().call(|disk| disk.loss())
+    }
+
     /// From now on a sync takes so long; a cut may come meanwhile. At first it takes no time. (The kernel holds up who writes
     /// to a file while it syncs it; other files go on.)
     pub fn set_sync_takes(&self, takes: Duration) {

@@ -11,7 +11,7 @@ use std::path::Path;
 use hafs_tests::numbers::Numbers;
 
 use crate::history::{Clock, Held, History, Lost};
-use crate::writer::{Aligned, BLOCK, End, Pace, Stopped, Writer, block, number_of, sync};
+use crate::writer::{Aligned, BLOCK, End, Pace, Stopped, Writer, blocks, numbers_of, sync};
 
 /// How such a writer goes about it.
 #[derive(Debug, Clone, Copy)]
@@ -167,10 +167,7 @@ impl Writer for Blocks {
         };
         let syncs = pace.once_in(self.manner.sync_once_in);
         let syncs = self.numbers.once_in(syncs);
-        let content: Vec<u8> = (op.from..op.from + op.len)
-            .flat_map(|place| block(number, place))
-            .collect();
-        let content = Aligned::new(&content);
+        let content = Aligned::new(&blocks(number, op.from, op.len));
         self.file(dir, op.file)?;
         self.next += 1;
         self.ops.push(op);
@@ -200,14 +197,7 @@ impl Writer for Blocks {
                 Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
                 read => read.map_err(|error| format!("file {file}: {error}"))?,
             };
-            if !bytes.len().is_multiple_of(BLOCK) {
-                return Err(format!("file {file} has {} bytes", bytes.len()));
-            }
-            let mut found = Vec::new();
-            for (place, bytes) in bytes.chunks(BLOCK).enumerate() {
-                let number = number_of(bytes, place as u64);
-                found.push(number.map_err(|lost| format!("file {file}: {lost}"))?);
-            }
+            let found = numbers_of(&bytes).map_err(|lost| format!("file {file}: {lost}"))?;
             if found.last() == Some(&0) {
                 return Err(format!("file {file} ends with a block nobody wrote"));
             }

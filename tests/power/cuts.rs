@@ -342,16 +342,15 @@ impl Bench {
             self.verify(&daemon, End::Process)?;
         }
         let cut = self.some_cut(mode);
-        let (mut lost, mut ends) = (None, Some((lossy, daemon)));
-        let mount_dir = self.mount_dir.clone();
+        let (mut lost, mut killed) = (None, Some(daemon));
         let written = self.write_until(|| {
-            let (lossy, daemon) = ends.take().expect("once");
+            let daemon = killed.take().expect("once");
             daemon.signal(Signal::KILL);
             lost = Some(lossy.cut(cut));
             daemon.kill();
-            detach_all(&mount_dir);
-            drop(lossy);
         });
+        // Not before the writers have ended: they would find an empty directory.
+        self.power_off(lossy);
         let loss = lost.expect("the power went");
         self.figures.cut(&loss);
         eprintln!(
@@ -393,7 +392,12 @@ fn variable(name: &str, default: u64) -> u64 {
     })
 }
 
-fn seed() -> u64 {
+/// How many cuts a test makes: so many times what is asked for.
+pub(crate) fn variable_cuts(times: usize) -> usize {
+    usize::try_from(variable("HAFS_POWER_CUTS", CUTS as u64)).expect("a count") * times
+}
+
+pub(crate) fn seed() -> u64 {
     let seed = variable("HAFS_POWER_SEED", 1);
     eprintln!("to replay what is written and cut: HAFS_POWER_SEED={seed}");
     seed
@@ -404,10 +408,9 @@ fn power_cuts_lose_nothing_that_was_fsynced() {
     if !requirement::mounts_work("power cuts under four writers") {
         return;
     }
-    let count = usize::try_from(variable("HAFS_POWER_CUTS", CUTS as u64)).expect("a count");
     let scratch = Scratch::new();
     let mut bench = Bench::new(&scratch, seed());
-    if let Err(lost) = bench.cuts(count, &Mode::ALL) {
+    if let Err(lost) = bench.cuts(variable_cuts(1), &Mode::ALL) {
         panic!("{lost}");
     }
     bench.figures.report();

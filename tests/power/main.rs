@@ -6,4 +6,6 @@ mod history;
 mod lossy;
 mod mixed;
 mod synced;
+mod tree;
+mod volume;
 mod writer;

@@ -1,10 +1,5 @@
-//! The third writer: one strict sequence of all kinds of changes on a small tree, beside a model of it.
-//!
-//! Create, write, truncate, rename (also over a file, also of directories), link, unlink, mkdir, rmdir, extended attributes and modes:
-//! each step depends on those before it, so a state is some prefix of them or none. What is found is compared with the model
-//! after each number of steps.
+//! The third writer: one strict sequence of all kinds of changes on a small tree, each a call of its own on the mount.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -15,171 +10,41 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
 use crate::history::{Clock, Held, History, Lost};
-use crate::writer::{Aligned, BLOCK, End, Pace, Stopped, Writer, block, number_of, sync};
+use crate::tree::{Node, Op, Tree, held};
+use crate::writer::{Aligned, BLOCK, End, Pace, Stopped, Writer, blocks, numbers_of, sync};
 
-const NAMES_MAX: usize = 40;
-const DIRS_MAX: usize = 4;
-/// Blocks of a file.
-const BLOCKS_MAX: u64 = 12;
 const XATTR: &str = "user.number";
 const SYNC_ONCE_IN: u64 = 14;
 
-/// The tree: what each path names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Tree {
-    names: BTreeMap<String, u64>,
-    nodes: BTreeMap<u64, Node>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Node {
-    File {
-        /// Which step wrote each block.
-        blocks: Vec<u64>,
-        mode: u32,
-        /// Which step set the attribute.
-        xattr: u64,
-    },
-    Directory,
-}
-
-/// A tree without numbers of nodes: each path with all paths of the same node.
-type Seen = BTreeMap<String, (Vec<String>, Node)>;
-
-#[derive(Debug, Clone)]
-enum Op {
-    Create(String),
-    Write(String, u64),
-    Truncate(String, u64),
-    Rename(String, String),
-    Link(String, String),
-    Unlink(String),
-    Mkdir(String),
-    Rmdir(String),
-    SetXattr(String),
-    Chmod(String, u32),
-}
-
-impl Tree {
-    fn file(&mut self, path: &str) -> (&mut Vec<u64>, &mut u32, &mut u64) {
-        let node = self.nodes.get_mut(&self.names[path]).expect("named");
-        match node {
-            Node::File {
-                blocks,
-                mode,
-                xattr,
-            } => (blocks, mode, xattr),
-            Node::Directory => panic!("{path} is a directory"),
+/// Reads what is there.
+fn read(dir: &Path) -> Result<Tree, Lost> {
+    let mut tree = Tree::default();
+    let mut todo = vec![String::new()];
+    while let Some(at) = todo.pop() {
+        let list = fs::read_dir(dir.join(&at)).map_err(|error| format!("{at}: {error}"))?;
+        for entry in list {
+            let entry = entry.map_err(|error| format!("{at}: {error}"))?;
+            let path = format!("{at}{}", entry.file_name().display());
+            let metadata = entry
+                .metadata()
+                .map_err(|error| format!("{path}: {error}"))?;
+            let node = if metadata.is_dir() {
+                todo.push(format!("{path}/"));
+                Node::Directory
+            } else {
+                read_file(&entry.path(), metadata.mode() & 0o7777)
+                    .map_err(|lost| format!("{path}: {lost}"))?
+            };
+            tree.nodes.insert(metadata.ino(), node);
+            tree.names.insert(path, metadata.ino());
         }
     }
-
-    fn add(&mut self, path: &str, number: u64, node: Node) {
-        self.nodes.insert(number, node);
-        self.names.insert(path.to_owned(), number);
-    }
-
-    fn apply(&mut self, op: &Op, number: u64) {
-        match op {
-            Op::Create(path) => {
-                let node = Node::File {
-                    blocks: Vec::new(),
-                    mode: 0o640,
-                    xattr: 0,
-                };
-                self.add(path, number, node);
-            }
-            Op::Mkdir(path) => self.add(path, number, Node::Directory),
-            Op::Write(path, at) => {
-                let at = usize::try_from(*at).expect("few");
-                let blocks = self.file(path).0;
-                blocks.resize(blocks.len().max(at + 1), 0);
-                blocks[at] = number;
-            }
-            Op::Truncate(path, len) => {
-                let len = usize::try_from(*len).expect("few");
-                self.file(path).0.resize(len, 0);
-            }
-            Op::SetXattr(path) => *self.file(path).2 = number,
-            Op::Chmod(path, mode) => *self.file(path).1 = *mode,
-            Op::Link(path, new) => {
-                let node = self.names[path];
-                self.names.insert(new.clone(), node);
-            }
-            Op::Unlink(path) | Op::Rmdir(path) => {
-                self.names.remove(path);
-            }
-            Op::Rename(from, to) => {
-                let inside = format!("{from}/");
-                let moved: Vec<String> = self
-                    .names
-                    .keys()
-                    .filter(|path| *path == from || path.starts_with(&inside))
-                    .cloned()
-                    .collect();
-                for path in moved {
-                    let node = self.names.remove(&path).expect("just listed");
-                    self.names
-                        .insert(format!("{to}{}", &path[from.len()..]), node);
-                }
-            }
-        }
-    }
-
-    fn seen(&self) -> Seen {
-        let mut paths: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-        for (path, node) in &self.names {
-            paths.entry(*node).or_default().push(path.clone());
-        }
-        let names = self.names.iter();
-        names
-            .map(|(path, node)| {
-                let what = (paths[node].clone(), self.nodes[node].clone());
-                (path.clone(), what)
-            })
-            .collect()
-    }
-
-    fn is_file(&self, path: &str) -> bool {
-        matches!(self.nodes[&self.names[path]], Node::File { .. })
-    }
-
-    /// Reads what is there.
-    fn read(dir: &Path) -> Result<Self, Lost> {
-        let mut tree = Self::default();
-        let mut todo = vec![String::new()];
-        while let Some(at) = todo.pop() {
-            let list = fs::read_dir(dir.join(&at)).map_err(|error| format!("{at}: {error}"))?;
-            for entry in list {
-                let entry = entry.map_err(|error| format!("{at}: {error}"))?;
-                let path = format!("{at}{}", entry.file_name().display());
-                let metadata = entry
-                    .metadata()
-                    .map_err(|error| format!("{path}: {error}"))?;
-                let node = if metadata.is_dir() {
-                    todo.push(format!("{path}/"));
-                    Node::Directory
-                } else {
-                    read_file(&entry.path(), metadata.mode() & 0o7777)
-                        .map_err(|lost| format!("{path}: {lost}"))?
-                };
-                tree.nodes.insert(metadata.ino(), node);
-                tree.names.insert(path, metadata.ino());
-            }
-        }
-        Ok(tree)
-    }
+    Ok(tree)
 }
 
 fn read_file(path: &Path, mode: u32) -> Result<Node, Lost> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    if !bytes.len().is_multiple_of(BLOCK) {
-        return Err(format!("has {} bytes", bytes.len()));
-    }
-    let blocks: Result<Vec<u64>, Lost> = bytes
-        .chunks(BLOCK)
-        .enumerate()
-        .map(|(at, bytes)| number_of(bytes, at as u64))
-        .collect();
+    let blocks = numbers_of(&bytes)?;
     let mut value = [0; 8];
     let xattr = match getxattr(path, XATTR, &mut value) {
         Ok(8) => u64::from_le_bytes(value),
@@ -187,7 +52,7 @@ fn read_file(path: &Path, mode: u32) -> Result<Node, Lost> {
         other => return Err(format!("attribute: {other:?}")),
     };
     Ok(Node::File {
-        blocks: blocks?,
+        blocks,
         mode,
         xattr,
     })
@@ -219,68 +84,6 @@ impl Mixed {
             held: Held { least: 0, most: 0 },
         }
     }
-
-    fn some(&mut self, wanted: impl Fn(&Tree, &str) -> bool) -> Option<String> {
-        let names = self.now.names.keys();
-        let names: Vec<&String> = names.filter(|path| wanted(&self.now, path)).collect();
-        let at = self.numbers.below(names.len().max(1) as u64);
-        names
-            .get(usize::try_from(at).expect("few"))
-            .map(|path| (*path).clone())
-    }
-
-    fn some_file(&mut self) -> Option<String> {
-        self.some(Tree::is_file)
-    }
-
-    fn some_dir(&mut self) -> Option<String> {
-        self.some(|tree, path| !tree.is_file(path))
-    }
-
-    /// A name that is not there.
-    fn new_path(&mut self, number: u64) -> String {
-        match self.some_dir() {
-            Some(dir) if self.numbers.once_in(2) => format!("{dir}/n{number}"),
-            _ => format!("n{number}"),
-        }
-    }
-
-    /// A change that the tree allows.
-    fn draw(&mut self, number: u64) -> Option<Op> {
-        let crowded = self.now.names.len() > NAMES_MAX;
-        let dirs = self.now.nodes.values();
-        let dirs = dirs.filter(|node| **node == Node::Directory).count();
-        Some(match self.numbers.below(20) {
-            0..=2 if !crowded => Op::Create(self.new_path(number)),
-            3 if dirs < DIRS_MAX => Op::Mkdir(format!("d{number}")),
-            4 => {
-                let empty = |tree: &Tree, path: &str| {
-                    let inside = format!("{path}/");
-                    !tree.is_file(path) && !tree.names.keys().any(|name| name.starts_with(&inside))
-                };
-                Op::Rmdir(self.some(empty)?)
-            }
-            5 => Op::Rename(self.some_dir()?, format!("d{number}")),
-            6 | 7 => Op::Rename(self.some_file()?, self.new_path(number)),
-            8 => {
-                let (from, to) = (self.some_file()?, self.some_file()?);
-                // Two names of one file: rename(2) does nothing.
-                if self.now.names[&from] == self.now.names[&to] {
-                    return None;
-                }
-                Op::Rename(from, to)
-            }
-            9 if !crowded => Op::Link(self.some_file()?, self.new_path(number)),
-            10 => Op::Unlink(self.some_file()?),
-            11 => Op::Truncate(self.some_file()?, self.numbers.below(BLOCKS_MAX)),
-            12 => Op::SetXattr(self.some_file()?),
-            13 => {
-                let mode = 0o600 + u32::try_from(self.numbers.below(64)).expect("64");
-                Op::Chmod(self.some_file()?, mode)
-            }
-            _ => Op::Write(self.some_file()?, self.numbers.below(BLOCKS_MAX)),
-        })
-    }
 }
 
 fn perform(dir: &Path, op: &Op, number: u64) -> io::Result<()> {
@@ -292,10 +95,10 @@ fn perform(dir: &Path, op: &Op, number: u64) -> io::Result<()> {
     };
     match op {
         Op::Create(path) => direct().create_new(true).open(at(path)).map(drop),
-        Op::Write(path, place) => {
-            let bytes = Aligned::new(&block(number, *place));
+        Op::Write(path, from, count) => {
+            let bytes = Aligned::new(&blocks(number, *from, *count));
             let file = direct().open(at(path))?;
-            file.write_all_at(bytes.bytes(), place * BLOCK as u64)
+            file.write_all_at(bytes.bytes(), from * BLOCK as u64)
         }
         Op::Truncate(path, len) => direct().open(at(path))?.set_len(len * BLOCK as u64),
         Op::Rename(from, to) => fs::rename(at(from), at(to)),
@@ -318,7 +121,7 @@ impl Writer for Mixed {
 
     fn step(&mut self, dir: &Path, clock: &Clock, pace: Pace) -> Result<(), Stopped> {
         let number = self.next;
-        let Some(op) = self.draw(number) else {
+        let Some(op) = self.now.draw(&mut self.numbers, number) else {
             return Ok(());
         };
         self.next += 1;
@@ -337,25 +140,8 @@ impl Writer for Mixed {
     fn release(&mut self) {}
 
     fn examine(&mut self, dir: &Path) -> Result<Held, Lost> {
-        let found = Tree::read(dir)?.seen();
-        let mut tree = self.base.clone();
-        let mut fits: Vec<usize> = Vec::new();
-        for count in 0..=self.ops.len() {
-            if tree.seen() == found {
-                fits.push(count);
-            }
-            if let Some((number, op)) = self.ops.get(count) {
-                tree.apply(op, *number);
-            }
-        }
-        let (Some(&least), Some(&most)) = (fits.first(), fits.last()) else {
-            return Err(format!(
-                "no prefix of {} changes leaves this tree: {}",
-                self.ops.len(),
-                closest(&self.base, &self.ops, &found)
-            ));
-        };
-        self.held = Held { least, most };
+        let found = read(dir)?.seen();
+        self.held = held(&self.base, &self.ops, &found)?;
         Ok(self.held)
     }
 
@@ -380,37 +166,6 @@ impl Writer for Mixed {
     }
 }
 
-/// The state that comes closest to what was found, and the differences.
-fn closest(base: &Tree, ops: &[(u64, Op)], found: &Seen) -> String {
-    let mut tree = base.clone();
-    let mut best: Option<(usize, Vec<String>)> = None;
-    for count in 0..=ops.len() {
-        let seen = tree.seen();
-        let missing = seen
-            .iter()
-            .filter(|(path, what)| found.get(*path) != Some(what));
-        let extra = found
-            .iter()
-            .filter(|(path, what)| seen.get(*path) != Some(what));
-        let differences: Vec<String> = missing
-            .map(|(path, what)| format!("missing {path} {what:?}"))
-            .chain(extra.map(|(path, what)| format!("found {path} {what:?}")))
-            .collect();
-        if best
-            .as_ref()
-            .is_none_or(|(_, least)| differences.len() < least.len())
-        {
-            best = Some((count, differences));
-        }
-        if let Some((number, op)) = ops.get(count) {
-            tree.apply(op, *number);
-        }
-    }
-    let (count, differences) = best.expect("at least one state");
-    let next = ops.get(count);
-    format!("closest after {count} (next {next:?}): {differences:#?}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,7 +181,7 @@ mod tests {
         let all = writer.examine(dir.path()).unwrap();
         assert_eq!(all.most, writer.ops.len());
         // One change that was never made, on top.
-        let file = writer.some_file().unwrap();
+        let file = writer.now.some_file(&mut writer.numbers).unwrap();
         let number = writer.next;
         writer.ops.push((number, Op::SetXattr(file.clone())));
         assert_eq!(writer.examine(dir.path()).unwrap().most, all.most);

@@ -94,7 +94,7 @@ pub(crate) fn sync(file: &File, history: &mut History, clock: &Clock) -> Result<
 }
 
 /// The bytes of block `place` as written by operation `number`; zeros for none.
-pub(crate) fn block(number: u64, place: u64) -> Vec<u8> {
+fn block(number: u64, place: u64) -> Vec<u8> {
     if number == 0 {
         return vec![0; BLOCK];
     }
@@ -103,8 +103,26 @@ pub(crate) fn block(number: u64, place: u64) -> Vec<u8> {
     bytes
 }
 
+/// The bytes of `count` blocks from `from` on.
+pub(crate) fn blocks(number: u64, from: u64, count: u64) -> Vec<u8> {
+    (from..from + count)
+        .flat_map(|place| block(number, place))
+        .collect()
+}
+
+/// Which operations wrote the blocks of a file.
+pub(crate) fn numbers_of(bytes: &[u8]) -> Result<Vec<u64>, Lost> {
+    if !bytes.len().is_multiple_of(BLOCK) {
+        return Err(format!("has {} bytes", bytes.len()));
+    }
+    let blocks = bytes.chunks(BLOCK).enumerate();
+    blocks
+        .map(|(place, bytes)| number_of(bytes, place as u64))
+        .collect()
+}
+
 /// Which operation wrote these bytes of block `place`, whole.
-pub(crate) fn number_of(bytes: &[u8], place: u64) -> Result<u64, Lost> {
+fn number_of(bytes: &[u8], place: u64) -> Result<u64, Lost> {
     let number = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
     let whole = block(number, place);
     if let Some(at) = bytes.iter().zip(&whole).position(|(is, was)| is != was) {

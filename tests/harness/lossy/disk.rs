@@ -46,6 +46,9 @@ struct State {
     sync_takes: Duration,
     numbers: Numbers,
     requests: u64,
+    /// The power goes with this request.
+    cut_at: Option<(u64, Cut)>,
+    loss: Option<Loss>,
     is_cut: bool,
 }
 
@@ -132,6 +135,8 @@ impl Disk {
             sync_takes: Duration::ZERO,
             numbers: Numbers::new(seed),
             requests: 0,
+            cut_at: None,
+            loss: None,
             is_cut: false,
         };
         let root = fs::symlink_metadata(backing)?;
@@ -191,6 +196,12 @@ impl Disk {
             return Err(Errno::IO);
         }
         state.requests += 1;
+        if let Some((at, cut)) = state.cut_at
+            && state.requests >= at
+        {
+            self.cut_now(&mut state, cut).map_err(errno)?;
+            return Err(Errno::IO);
+        }
         Ok(state)
     }
 
@@ -511,6 +522,21 @@ impl Disk {
     pub(super) fn cut(&self, cut: Cut) -> io::Result<Loss> {
         let mut state = self.lock();
         assert!(!state.is_cut, "the power went before");
+        self.cut_now(&mut state, cut)
+    }
+
+    /// The power will go with the request that comes after so many more.
+    pub(super) fn cut_after(&self, requests: u64, cut: Cut) {
+        let mut state = self.lock();
+        state.cut_at = Some((state.requests + requests + 1, cut));
+    }
+
+    /// What the cut took, if the power went.
+    pub(super) fn loss(&self) -> Option<Loss> {
+        self.lock().loss.clone()
+    }
+
+    fn cut_now(&self, state: &mut State, cut: Cut) -> io::Result<Loss> {
         state.is_cut = true;
         self.changed.notify_all();
         let mut numbers = Numbers::new(cut.seed);
@@ -537,7 +563,8 @@ impl Disk {
             }
         }
         loss.lost_names = state.names.cut(cut.mode, &mut numbers);
-        self.lay_out(&state)?;
+        self.lay_out(state)?;
+        state.loss = Some(loss.clone());
         Ok(loss)
     }
 
