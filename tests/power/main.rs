@@ -1,5 +1,6 @@
 //! Power cuts: hafsd on a disk that loses what was not synced.
 
+mod answers;
 mod blocks;
 mod cuts;
 mod history;
