@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::numbers::Numbers;
+use hafs_tests::Numbers;
+
 use crate::rounds::Writer;
 use crate::session::Session;
 
@@ -42,7 +43,7 @@ struct Transfer {
 
 impl Transfer {
     fn new(seed: u64, writer: u64, seq: u64) -> Self {
-        let mut numbers = Numbers::new(seed, &[writer, seq]);
+        let mut numbers = Numbers::of(seed, &[writer, seq]);
         let source = numbers.below(ACCOUNTS);
         let target = (source + 1 + numbers.below(ACCOUNTS - 1)) % ACCOUNTS;
         let amount = 1 + numbers.below(99);
@@ -116,7 +117,7 @@ impl Writer for Clerk {
     fn step(&mut self) -> Result<(), String> {
         let session = self.session.as_mut().expect("a session for the round");
         let seq = self.acknowledged + 1;
-        let mut numbers = Numbers::new(self.seed, &[self.number, seq, 1]);
+        let mut numbers = Numbers::of(self.seed, &[self.number, seq, 1]);
         if numbers.below(40) == 0 && !self.chores.is_empty() {
             let chore = numbers.below(self.chores.len() as u64);
             session.ask(self.chores[usize::try_from(chore).expect("few")])?;

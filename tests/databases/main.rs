@@ -7,7 +7,6 @@
 
 mod ledger;
 mod lines;
-mod numbers;
 mod postgres;
 mod redis;
 mod rounds;

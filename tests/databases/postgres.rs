@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use hafs_tests::{requirement, run};
+use hafs_tests::numbers::seed;
+use hafs_tests::{Numbers, requirement, run};
 use rustix::process::Signal;
 
 use crate::ledger::{self, Clerk};
-use crate::numbers::{Numbers, seed};
-use crate::rounds::{BLOWS, Blow, Site, write_until};
+use crate::rounds::{BLOWS, Blow, SEED, Site, write_until};
 use crate::server::{Server, as_user};
 use crate::session::Session;
 
@@ -159,7 +159,7 @@ fn postgresql_keeps_every_commit() {
         requirement::skipped(test, "needs /usr/lib/postgresql/*/bin/postgres");
         return;
     };
-    let seed = seed();
+    let seed = seed(SEED);
     let mut site = Site::new();
     let cluster = Cluster::create(&site, programs);
     let mut server = cluster.start();
@@ -172,7 +172,7 @@ fn postgresql_keeps_every_commit() {
     let mut clerks: Vec<_> = (0..WRITERS)
         .map(|number| Clerk::new(seed, number, "BEGIN", CHORES))
         .collect();
-    let mut numbers = Numbers::new(seed, &[0xb10]);
+    let mut numbers = Numbers::of(seed, &[0xb10]);
     for blow in BLOWS {
         for clerk in &mut clerks {
             clerk.session = Some(cluster.session());

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hafs_tests::binaries::tool;
-use hafs_tests::{requirement, run};
+use hafs_tests::numbers::seed;
+use hafs_tests::{Numbers, requirement, run};
 use rustix::process::Signal;
 
 use crate::lines::LIMIT;
-use crate::numbers::{Numbers, seed};
-use crate::rounds::{BLOWS, Blow, Site, Writer, write_until};
+use crate::rounds::{BLOWS, Blow, SEED, Site, Writer, write_until};
 use crate::server::{Server, USER, as_user};
 
 const WRITERS: u64 = 4;
@@ -137,7 +137,7 @@ impl Client {
     }
 
     fn numbers(&self, step: u64) -> Numbers {
-        Numbers::new(self.seed, &[self.number, step])
+        Numbers::of(self.seed, &[self.number, step])
     }
 
     /// What the command of a step stores.
@@ -302,7 +302,7 @@ fn redis_keeps_every_acknowledged_command() {
     if !requirement::mounts_work(test) || !requirement::tool_is_there(test, "redis-server") {
         return;
     }
-    let seed = seed();
+    let seed = seed(SEED);
     let mut site = Site::new();
     let dir = site.dir().join("redis");
     std::fs::create_dir(&dir).expect("root may write");
@@ -310,7 +310,7 @@ fn redis_keeps_every_acknowledged_command() {
     let mut clients: Vec<_> = (0..WRITERS)
         .map(|number| Client::new(seed, number))
         .collect();
-    let mut numbers = Numbers::new(seed, &[0xb10]);
+    let mut numbers = Numbers::of(seed, &[0xb10]);
     let (mut server, mut socket) = start(&site);
     for blow in BLOWS {
         rewrite_often(&socket);

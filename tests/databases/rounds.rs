@@ -11,6 +11,9 @@ use hafs_tests::{Daemon, Launch, Mount, Scratch};
 use crate::lines::LIMIT;
 use crate::server::USER;
 
+/// The variable that a seed comes from.
+pub(crate) const SEED: &str = "HAFS_DATABASE_SEED";
+
 /// What is killed with SIGKILL in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blow {

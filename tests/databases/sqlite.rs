@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use hafs_tests::requirement;
+use hafs_tests::numbers::seed;
+use hafs_tests::{Numbers, requirement};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ledger::{self, Clerk};
-use crate::numbers::{Numbers, seed};
-use crate::rounds::{BLOWS, Blow, Site, write_until};
+use crate::rounds::{BLOWS, Blow, SEED, Site, write_until};
 use crate::server::as_user;
 use crate::session::Session;
 
@@ -47,13 +47,13 @@ fn survives(mode: &str) {
     {
         return;
     }
-    let seed = seed();
+    let seed = seed(SEED);
     let mut site = Site::new();
     ledger::create(&mut session(site.dir(), mode));
     let mut clerks: Vec<_> = (0..WRITERS)
         .map(|number| Clerk::new(seed, number, "BEGIN IMMEDIATE", &[]))
         .collect();
-    let mut numbers = Numbers::new(seed, &[0xb10]);
+    let mut numbers = Numbers::of(seed, &[0xb10]);
     for blow in BLOWS {
         for clerk in &mut clerks {
             clerk.session = Some(session(site.dir(), mode));

@@ -20,4 +20,5 @@ pub mod tree;
 pub use command::{Ran, run};
 pub use daemon::{Daemon, Launch};
 pub use mount::Mount;
+pub use numbers::Numbers;
 pub use scratch::Scratch;

@@ -10,6 +10,26 @@ impl Numbers {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
+    /// The stream that belongs to one of many uses of `seed`, told apart by `parts`.
+    pub fn of(seed: u64, parts: &[u64]) -> Self {
+        Self::new(parts.iter().fold(seed, |mixed, part| mix(mixed ^ part)))
+    }
+
+    /// The next one, whatever it is.
+    pub fn draw(&mut self) -> u64 {
+        self.below(u64::MAX)
+    }
+
+    /// Letters and digits, so many.
+    pub fn text(&mut self, len: usize) -> String {
+        let mut text = String::with_capacity(len + 16);
+        while text.len() < len {
+            text.push_str(&format!("{:016x}", self.draw()));
+        }
+        text.truncate(len);
+        text
+    }
+
     /// The next one, below `end`, which is not zero.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
@@ -38,4 +58,24 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// Spreads neighbouring numbers over all of 64 bits (the last step of SplitMix64).
+fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// The seed of this run: from the environment variable `name`, else a new one. Printed, so that a failure can be repeated.
+///
+/// # Panics
+/// If the variable is no number.
+pub fn seed(name: &str) -> u64 {
+    let given = std::env::var(name).ok();
+    let fresh = || u64::from_le_bytes(std::array::from_fn(|i| uuid::Uuid::new_v4().as_bytes()[i]));
+    let seed = given.map_or_else(fresh, |seed| seed.parse().expect("a seed is a number"));
+    eprintln!("{name}={seed}");
+    seed
 }
