@@ -105,6 +105,8 @@ pub struct VolumeSettings {
     pub state_buffer_bytes: u64,
     /// Cache of the state, shared by the volumes of a node.
     pub cache: SharedCache,
+    /// What somebody else knows to have been synced: a store that ends before it has lost something, or is an older copy.
+    pub committed: Lsn,
 }
 
 impl VolumeSettings {
@@ -118,6 +120,7 @@ impl VolumeSettings {
             segment_bytes: 64 << 20,
             state_buffer_bytes: 32 << 20,
             cache: SharedCache::new(64 << 20),
+            committed: Lsn(0),
         }
     }
 }
@@ -167,6 +170,8 @@ impl fmt::Debug for Volume {
 #[derive(Debug)]
 pub(crate) struct Inner {
     settings: VolumeSettings,
+    /// The volume's size now; the settings have the one it was opened with.
+    size_bytes: AtomicU64,
     epoch: Epoch,
     store: Store,
     core: RwLock<Core>,
@@ -287,7 +292,7 @@ impl Volume {
             let core = self.inner.core.read();
             (core.totals.applied.used_bytes, core.totals.applied.inodes)
         };
-        let size_bytes = self.inner.settings.size_bytes;
+        let size_bytes = self.inner.size_bytes();
         let on_disk = self.inner.space.available()?;
         Ok(StatFs {
             size_bytes,
@@ -295,6 +300,20 @@ impl Volume {
             available_bytes: size_bytes.saturating_sub(used_bytes).min(on_disk),
             inodes,
         })
+    }
+
+    /// Changes the volume's size; statfs(2) and the next write see it. The caller keeps it for the next opening.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`]: its files hold more. Nothing was changed.
+    pub fn set_size(&self, size_bytes: u64) -> Result<(), FsError> {
+        // Growth is checked under this lock too.
+        let core = self.inner.core.write();
+        if core.totals.applied.used_bytes > size_bytes {
+            return Err(FsError::NoSpace);
+        }
+        self.inner.size_bytes.store(size_bytes, Ordering::Release);
+        Ok(())
     }
 
     /// Calls `done` once every record appended so far is on the disk: from another thread, or at once from this one if
@@ -361,6 +380,10 @@ impl Volume {
 }
 
 impl Inner {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
     /// Refuses changes after a failure or after the end.
     fn check_open(&self) -> Result<(), FsError> {
         if self.failed.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire) {
@@ -566,9 +589,13 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn open(&mut self) -> Volume {
+            self.try_open().unwrap()
+        }
+
+        pub(crate) fn try_open(&mut self) -> Result<Volume, FsError> {
             self.epoch += 1;
             let path = self.dir.path().join("v");
-            Volume::open(&path, &identity(), &self.settings, Epoch(self.epoch)).unwrap()
+            Volume::open(&path, &identity(), &self.settings, Epoch(self.epoch))
         }
     }
 
@@ -608,6 +635,47 @@ pub(crate) mod tests {
         assert_eq!(volume.lookup(Ino::ROOT, b"a").unwrap().ino, ino);
         assert_eq!(volume.getxattr(ino, b"user.k").unwrap(), b"v");
         assert_clean(&volume);
+    }
+
+    #[test]
+    fn a_volume_grows_and_shrinks_while_it_is_in_use_but_not_below_what_it_holds() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        volume.write(ino, 0, &[1; 1 << 20], false, false).unwrap();
+        assert!(matches!(volume.set_size(1 << 19), Err(FsError::NoSpace)));
+        assert_eq!(volume.statfs().unwrap().size_bytes, 64 << 20);
+        volume.set_size(1 << 20).unwrap();
+        assert_eq!(volume.statfs().unwrap().available_bytes, 0);
+        let refused = volume.write(ino, 1 << 20, &[1; 4096], false, false);
+        assert!(matches!(refused, Err(FsError::NoSpace)));
+        volume.set_size(2 << 20).unwrap();
+        volume
+            .write(ino, 1 << 20, &[1; 4096], false, false)
+            .unwrap();
+        assert_clean(&volume);
+    }
+
+    #[test]
+    fn a_store_that_ends_before_what_others_know_is_refused_and_left_as_it_is() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        volume.write(ino, 0, &[1; 4096], false, false).unwrap();
+        volume.sync().unwrap();
+        let head = volume.status().head;
+        volume.close().unwrap();
+        drop(volume);
+        fixture.settings.committed = head.next();
+        let refused = fixture.try_open().unwrap_err().to_string();
+        assert!(refused.contains(&head.to_string()), "{refused}");
+        fixture.settings.committed = head;
+        let volume = fixture.open();
+        assert_eq!(
+            volume.status().head,
+            head.next(),
+            "the reign's first record"
+        );
     }
 
     #[test]

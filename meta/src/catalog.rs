@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use hafs_protocol::{Lineage, Member, NodeId, VolumeId};
+use hafs_protocol::{Lineage, Lsn, Member, NodeId, Pos, VolumeId};
 use jiff::Timestamp;
 use tracing::info;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::key::{self, VolumePart};
 use crate::node::{ClusterRecord, NodeRecord};
 use crate::record::{decode, encode};
 use crate::store::{Cmp, ControlStore, Key, Op, Txn, TxnOutcome, Versioned, list_all};
-use crate::volume::{VolumeConfig, VolumeName, VolumeRecord, VolumeSpec, check_size};
+use crate::volume::{VolumeChange, VolumeConfig, VolumeName, VolumeRecord, VolumeSpec};
 
 /// How often a transaction with an unknown outcome is repeated at once; each try waits in the store for as long as the
 /// store sees fit. After that the caller decides how long it goes on.
@@ -88,19 +88,6 @@ impl<S: ControlStore> Catalog<S> {
             (Some(cluster), Some(_)) => decode(cluster),
             (None | Some(_), _) => Err(MetaError::ForeignNode { node: node.id }),
         }
-    }
-
-    /// The cluster's record; `None` before [`bootstrap`](Self::bootstrap).
-    ///
-    /// # Errors
-    /// [`MetaError::Store`], `Record`.
-    pub async fn cluster(&self) -> Result<Option<ClusterRecord>, MetaError> {
-        let (_, stored) = self
-            .store
-            .get(&key::CLUSTER.into())
-            .await
-            .map_err(MetaError::Store)?;
-        stored.as_ref().map(decode).transpose()
     }
 
     /// A node's record, if it belongs to the cluster.
@@ -208,26 +195,23 @@ impl<S: ControlStore> Catalog<S> {
     }
 
     /// The volume of this id, if there is one.
-    ///
-    /// # Errors
-    /// [`MetaError::Store`], `Record`, `Damaged`.
-    pub async fn volume_by_id(&self, id: VolumeId) -> Result<Option<VolumeRecord>, MetaError> {
+    async fn volume_by_id(&self, id: VolumeId) -> Result<Option<VolumeRecord>, MetaError> {
         let kv = self.read_volume(id).await?;
         volume_record(id, &kv)
     }
 
-    /// Changes the volume's size. Whether its content fits is the caller's to check.
+    /// Changes the volume's settings. Whether its content fits a new size is the caller's to check.
     ///
     /// # Errors
     /// [`MetaError::InvalidSize`], `NoSuchVolume`, `Deleting`, `Contended`; `Store`, `Unsettled`, `Record`, `Damaged`.
-    pub async fn set_size(&self, id: VolumeId, size_bytes: u64) -> Result<VolumeRecord, MetaError> {
-        check_size(size_bytes)?;
+    pub async fn change(
+        &self,
+        id: VolumeId,
+        change: VolumeChange,
+    ) -> Result<VolumeRecord, MetaError> {
         self.change_spec(id, |spec| {
             refuse_deleting(spec)?;
-            Ok(VolumeSpec {
-                size_bytes,
-                ..spec.clone()
-            })
+            change.of(spec)
         })
         .await
     }
@@ -338,6 +322,69 @@ impl<S: ControlStore> Catalog<S> {
                 }
                 // Someone came first, or an earlier try of this very transaction did: the proposal tells. A try that is
                 // still under way can no longer succeed.
+                TxnOutcome::Refused { kv: seen, .. } => kv = seen,
+            }
+        }
+        Err(MetaError::Contended { volume: id })
+    }
+
+    /// Notes what the primary of `told.epoch` tells: where its reign began, and what is committed. A lower bound, told now and
+    /// then: a store that ends below it is not the one that told. What is no news changes nothing.
+    ///
+    /// # Errors
+    /// [`MetaError::NoSuchVolume`], `Contended`; `Store`, `Unsettled`, `Record`, `Damaged`.
+    pub async fn note_commit(
+        &self,
+        id: VolumeId,
+        start: Lsn,
+        told: Pos,
+    ) -> Result<VolumeRecord, MetaError> {
+        self.change_config(id, |config| config.note_commit(start, told))
+            .await
+    }
+
+    /// Forgets what was committed, because people accept the loss of it: the next store that opens counts as whole.
+    ///
+    /// # Errors
+    /// [`MetaError::NoSuchVolume`], `Contended`; `Store`, `Unsettled`, `Record`, `Damaged`.
+    pub async fn forget_commit(&self, id: VolumeId) -> Result<VolumeRecord, MetaError> {
+        self.change_config(id, |config| VolumeConfig {
+            epoch_start: None,
+            commit_hint: Pos::default(),
+            ..config.clone()
+        })
+        .await
+    }
+
+    /// Puts what `change` makes of the config, unless that is what is there.
+    async fn change_config(
+        &self,
+        id: VolumeId,
+        change: impl Fn(&VolumeConfig) -> VolumeConfig + Send,
+    ) -> Result<VolumeRecord, MetaError> {
+        let mut kv = self.read_volume(id).await?;
+        for _ in 0..CHANGE_TRIES {
+            let Some(record) = volume_record(id, &kv)? else {
+                return Err(MetaError::NoSuchVolume(id.to_string()));
+            };
+            let config = change(&record.config);
+            if config == record.config {
+                return Ok(record);
+            }
+            let config_key = key::volume_config(id);
+            let txn = Txn {
+                when: vec![Cmp::ModRev(config_key.clone(), record.config_rev)],
+                then: vec![Op::Put(config_key, encode(&config), None)],
+                fetch: volume_keys(id),
+            };
+            match self.settle(&txn).await? {
+                TxnOutcome::Applied { rev, .. } => {
+                    return Ok(VolumeRecord {
+                        config,
+                        config_rev: rev,
+                        ..record
+                    });
+                }
                 TxnOutcome::Refused { kv: seen, .. } => kv = seen,
             }
         }

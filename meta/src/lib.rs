@@ -23,4 +23,4 @@ pub use error::{
 };
 pub use node::{ClusterId, ClusterRecord, NodeRecord};
 pub use store::{ControlStore, local::LocalStore};
-pub use volume::{Profile, VolumeConfig, VolumeName, VolumeRecord, VolumeSpec};
+pub use volume::{Profile, VolumeChange, VolumeConfig, VolumeName, VolumeRecord, VolumeSpec};

@@ -18,8 +18,13 @@ use crate::store::Versioned;
 pub(crate) trait Record: Serialize + DeserializeOwned {
     /// What it is.
     const KIND: &'static str;
-    /// The version that is written, and the newest that is read.
+    /// The newest version that is read.
     const VERSION: u32;
+
+    /// The version that is written: the oldest that holds all of it, so that an older hafs reads what it can.
+    fn version(&self) -> u32 {
+        Self::VERSION
+    }
 }
 
 #[derive(Serialize)]
@@ -44,7 +49,7 @@ struct Reading<R> {
 pub(crate) fn encode<R: Record>(record: &R) -> Bytes {
     let writing = Writing {
         kind: R::KIND,
-        version: R::VERSION,
+        version: record.version(),
         record,
     };
     serde_json::to_vec(&writing)

@@ -155,6 +155,9 @@ pub struct VolumeSpec {
     pub profile: Profile,
     /// How many copies are wanted.
     pub copies: u8,
+    /// Whether the kernel may gather writes: off, a full volume is told by write(2) itself. Since version 2.
+    #[serde(default = "on", skip_serializing_if = "is_on")]
+    pub writeback: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// Since when it is being deleted: its data may be gone already, and only deleting goes on.
@@ -163,7 +166,48 @@ pub struct VolumeSpec {
 
 impl Record for VolumeSpec {
     const KIND: &'static str = "volume-spec";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
+
+    fn version(&self) -> u32 {
+        if self.writeback { 1 } else { 2 }
+    }
+}
+
+const fn on() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_on(on: &bool) -> bool {
+    *on
+}
+
+/// A change of what the user wants; `None` leaves a setting as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeChange {
+    /// How much it may hold, bytes.
+    pub size_bytes: Option<u64>,
+    /// What it is used for.
+    pub profile: Option<Profile>,
+    /// Whether the kernel may gather writes.
+    pub writeback: Option<bool>,
+}
+
+impl VolumeChange {
+    /// What becomes of `spec`.
+    ///
+    /// # Errors
+    /// [`MetaError::InvalidSize`].
+    pub fn of(&self, spec: &VolumeSpec) -> Result<VolumeSpec, MetaError> {
+        let changed = VolumeSpec {
+            size_bytes: self.size_bytes.unwrap_or(spec.size_bytes),
+            profile: self.profile.unwrap_or(spec.profile),
+            writeback: self.writeback.unwrap_or(spec.writeback),
+            ..spec.clone()
+        };
+        check_size(changed.size_bytes)?;
+        Ok(changed)
+    }
 }
 
 impl VolumeSpec {
@@ -207,7 +251,7 @@ pub struct VolumeConfig {
     pub proposal: Uuid,
     /// First record of the reign, once its primary has told.
     pub epoch_start: Option<Lsn>,
-    /// A position that was committed: a store in the in-sync set that ends below it has lost data.
+    /// A position that was committed: a store in the in-sync set that ends below it has lost data, or is an older copy.
     pub commit_hint: Pos,
 }
 
@@ -239,6 +283,25 @@ impl VolumeConfig {
             Some(_) if self.epoch == Epoch(0) => Some("a primary without an epoch"),
             Some(primary) if !self.in_sync.contains(&primary) => Some("the primary is not in sync"),
             None | Some(_) => None,
+        }
+    }
+
+    /// The config after the primary of `told.epoch` told that its reign began at `start` and that everything up to `told` is
+    /// committed. The same if that is no news, or if another reign has begun.
+    #[must_use]
+    pub fn note_commit(&self, start: Lsn, told: Pos) -> Self {
+        if told.epoch != self.epoch {
+            return self.clone();
+        }
+        Self {
+            epoch_start: Some(start),
+            // What lies before the reign is of another epoch, and was told in that one.
+            commit_hint: if told.lsn >= start && told.lsn > self.commit_hint.lsn {
+                told
+            } else {
+                self.commit_hint
+            },
+            ..self.clone()
         }
     }
 

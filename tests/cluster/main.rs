@@ -7,5 +7,6 @@ mod docs;
 mod kill;
 mod metrics;
 mod refusal;
+mod set;
 mod socket;
 mod writer;

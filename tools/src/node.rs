@@ -10,6 +10,7 @@
 pub mod datadir;
 mod mounting;
 mod served;
+mod settings;
 mod view;
 mod volumes;
 
@@ -62,6 +63,8 @@ pub struct Node {
     state: Mutex<State>,
     /// Told after each change of `state` that somebody may wait for.
     changed: Condvar,
+    /// Held by whoever changes a volume's settings: one at a time.
+    setting: Mutex<()>,
 }
 
 /// What changes while the node runs. Never locked while a volume, the control store or the disk is waited for.
@@ -95,6 +98,8 @@ struct Slot {
     checking: bool,
     /// The newest record that a clean check saw since hafsd started.
     verified: Option<Lsn>,
+    /// First record of the reign, while the store is open.
+    epoch_start: Option<Lsn>,
 }
 
 /// The store of a volume on this node.
@@ -144,6 +149,7 @@ impl Node {
                 creating: BTreeSet::new(),
             }),
             changed: Condvar::new(),
+            setting: Mutex::new(()),
             data,
         }))
     }
@@ -194,6 +200,7 @@ impl Slot {
             mounting: Mounting::Free,
             checking: false,
             verified: None,
+            epoch_start: None,
         }
     }
 }

@@ -497,7 +497,7 @@ impl Inner {
         let core = self.core.read();
         let used = core.totals.applied.used_bytes;
         let most = used.saturating_add(stored_bytes(index(end - offset)));
-        if most <= self.settings.size_bytes {
+        if most <= self.size_bytes() {
             return Ok(()); // whatever of it is new
         }
         let mut inode = self.load_inode(ino)?;
@@ -514,7 +514,7 @@ impl Inner {
     /// Refuses growth past the volume's size; what stays within what a file has is always allowed.
     fn check_quota(&self, used: u64, before: u64, inode: &Inode) -> Result<(), FsError> {
         let after = inode.allocated_bytes();
-        if after > before && used - before + after > self.settings.size_bytes {
+        if after > before && used - before + after > self.size_bytes() {
             return Err(FsError::NoSpace);
         }
         Ok(())

@@ -110,6 +110,7 @@ impl Volume {
         )?;
         let (mark, durable) = Mark::open(dir)?;
         drop(mark);
+        let durable = durable.max(settings.committed);
         let mut totals = load_totals(&store)?;
         let flushed = totals.applied.pos.lsn;
         let applied = totals.applied.clone();
@@ -209,6 +210,7 @@ impl Inner {
         marks.raise_durable(durable.min(totals.applied.pos.lsn));
         Ok(Self {
             settings: settings.clone(),
+            size_bytes: AtomicU64::new(settings.size_bytes),
             epoch,
             space: DiskSpace::open(store.dir())?,
             log_syncer: Arc::clone(log.syncer()),

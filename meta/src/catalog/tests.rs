@@ -38,6 +38,13 @@ fn node(n: u128) -> NodeRecord {
     }
 }
 
+fn size(size_bytes: u64) -> VolumeChange {
+    VolumeChange {
+        size_bytes: Some(size_bytes),
+        ..VolumeChange::default()
+    }
+}
+
 fn cluster(n: u128) -> ClusterRecord {
     ClusterRecord {
         id: ClusterId(id(n)),
@@ -54,6 +61,7 @@ fn new_volume(n: u128, name: &str) -> NewVolume {
             size_bytes: GIB,
             profile: Profile::Database,
             copies: 1,
+            writeback: true,
             created_at: at(3),
             deleting_since: None,
         },
@@ -197,7 +205,6 @@ fn all_fates() -> Vec<Vec<Fate>> {
 async fn an_empty_store_becomes_a_cluster_of_one() {
     for fates in all_fates() {
         let catalog = catalog();
-        assert_eq!(catalog.cluster().await.unwrap(), None);
         catalog.store().meets(&fates);
         assert_eq!(
             catalog.bootstrap(&node(1), &cluster(7)).await.unwrap(),
@@ -213,7 +220,6 @@ async fn an_empty_store_becomes_a_cluster_of_one() {
             catalog.bootstrap(&renamed, &cluster(8)).await.unwrap(),
             cluster(7)
         );
-        assert_eq!(catalog.cluster().await.unwrap(), Some(cluster(7)));
         assert_eq!(catalog.node(NodeId(id(1))).await.unwrap(), Some(node(1)));
         assert_eq!(catalog.node(NodeId(id(2))).await.unwrap(), None);
     }
@@ -333,7 +339,7 @@ async fn a_volume_that_is_not_there_is_told_as_it_was_asked_for() {
     assert_eq!(catalog.volume_by_id(none).await.unwrap(), None);
     let no_such =
         |error: MetaError| assert!(matches!(error, MetaError::NoSuchVolume(_)), "{error:?}");
-    no_such(catalog.set_size(none, GIB).await.unwrap_err());
+    no_such(catalog.change(none, size(GIB)).await.unwrap_err());
     no_such(
         catalog
             .begin_epoch(none, member(10), id(1))
@@ -488,7 +494,7 @@ async fn the_size_changes_and_nothing_else() {
         let new = new_volume(10, "pg");
         let made = catalog.create_volume(&new).await.unwrap();
         catalog.store().meets(&fates);
-        let grown = catalog.set_size(new.id, 2 * GIB).await.unwrap();
+        let grown = catalog.change(new.id, size(2 * GIB)).await.unwrap();
         catalog.store().apply_late().await;
         assert_eq!(catalog.volume("pg").await.unwrap(), grown, "{fates:?}");
         assert_eq!(
@@ -502,14 +508,95 @@ async fn the_size_changes_and_nothing_else() {
             (grown.config, grown.config_rev),
             (made.config, made.config_rev)
         );
-        let same = catalog.set_size(new.id, 2 * GIB).await.unwrap();
+        let same = catalog.change(new.id, size(2 * GIB)).await.unwrap();
         assert_eq!(same.spec_rev, grown.spec_rev, "no change, no revision");
-        let error = catalog.set_size(new.id, 1).await.unwrap_err();
+        let error = catalog.change(new.id, size(1)).await.unwrap_err();
         assert!(
             matches!(error, MetaError::InvalidSize { size_bytes: 1 }),
             "{error:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_was_committed_is_noted_only_upwards_and_only_for_the_reign() {
+    for fates in all_fates() {
+        let catalog = catalog();
+        let new = new_volume(10, "pg");
+        catalog.create_volume(&new).await.unwrap();
+        let reign = catalog
+            .begin_epoch(new.id, new.member, id(1))
+            .await
+            .unwrap();
+        let told = |epoch, lsn| Pos {
+            epoch: Epoch(epoch),
+            lsn: Lsn(lsn),
+        };
+        catalog.store().meets(&fates);
+        let noted = catalog
+            .note_commit(new.id, Lsn(3), told(1, 9))
+            .await
+            .unwrap();
+        catalog.store().apply_late().await;
+        assert_eq!(noted.config.commit_hint, told(1, 9), "{fates:?}");
+        assert_eq!(noted.config.epoch_start, Some(Lsn(3)));
+        for (start, pos) in [(3, told(1, 8)), (3, told(1, 9)), (99, told(2, 99))] {
+            let same = catalog.note_commit(new.id, Lsn(start), pos).await.unwrap();
+            assert_eq!(
+                same.config_rev, noted.config_rev,
+                "{pos}: no news, no revision"
+            );
+        }
+        let next = catalog
+            .begin_epoch(new.id, new.member, id(2))
+            .await
+            .unwrap();
+        assert_eq!(next.config.epoch, reign.config.epoch.next().unwrap());
+        assert_eq!(next.config.commit_hint, told(1, 9), "a new reign knows it");
+        let begun = catalog
+            .note_commit(new.id, Lsn(12), told(2, 11))
+            .await
+            .unwrap();
+        assert_eq!(begun.config.commit_hint, told(1, 9), "before the reign");
+        let lost = catalog.forget_commit(new.id).await.unwrap();
+        assert_eq!(lost.config.commit_hint, Pos::default());
+    }
+}
+
+#[tokio::test]
+async fn a_setting_of_version_2_is_written_as_such_and_no_other_is() {
+    let catalog = catalog();
+    let new = new_volume(10, "pg");
+    let made = catalog.create_volume(&new).await.unwrap();
+    let stored = |rev| {
+        let catalog = &catalog;
+        async move {
+            let (_, stored) = catalog
+                .store()
+                .get(&key::volume_spec(new.id))
+                .await
+                .unwrap();
+            let stored = stored.unwrap();
+            assert_eq!(stored.mod_rev, rev);
+            String::from_utf8(stored.value.to_vec()).unwrap()
+        }
+    };
+    let text = stored(made.spec_rev).await;
+    assert!(
+        text.contains(r#""version":1"#) && !text.contains("writeback"),
+        "{text}"
+    );
+    let off = VolumeChange {
+        writeback: Some(false),
+        ..VolumeChange::default()
+    };
+    let changed = catalog.change(new.id, off).await.unwrap();
+    let text = stored(changed.spec_rev).await;
+    assert!(
+        text.contains(r#""version":2"#) && text.contains(r#""writeback":false"#),
+        "{text}"
+    );
+    assert_eq!(catalog.volume("pg").await.unwrap(), changed);
 }
 
 #[tokio::test]
@@ -540,7 +627,7 @@ async fn deleting_takes_two_steps_and_frees_the_name() {
                 .begin_epoch(new.id, new.member, id(1))
                 .await
                 .unwrap_err(),
-            catalog.set_size(new.id, 2 * GIB).await.unwrap_err(),
+            catalog.change(new.id, size(2 * GIB)).await.unwrap_err(),
         ] {
             assert_eq!(error.to_string(), "volume pg is being deleted");
         }
@@ -618,8 +705,8 @@ async fn damaged_and_newer_records_are_named() {
             r#"holds a record of kind "node" instead of "volume-spec""#,
         ),
         (
-            &good.replace(r#""version":1"#, r#""version":2"#),
-            "has version 2, this version of hafs knows versions up to 1",
+            &good.replace(r#""version":1"#, r#""version":3"#),
+            "has version 3, this version of hafs knows versions up to 2",
         ),
         (
             &good.replace(r#""copies""#, r#""colour":1,"copies""#),

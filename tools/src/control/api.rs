@@ -183,8 +183,11 @@ pub struct VolumeCounts {
 pub struct Health {
     /// The worst of all volumes.
     pub state: HealthState,
-    /// One line for each volume that is not `ok`, and one that sums up.
+    /// One line for each volume that is not `ok`, or one that sums up.
     pub reasons: Vec<String>,
+    /// One line for each volume that is `ok` and yet wants to be looked at.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The states of [`Health`], from best to worst.
@@ -195,7 +198,7 @@ pub enum HealthState {
     Ok,
     /// Fewer than wanted, at least two.
     Degraded,
-    /// One where more are wanted, or a volume that is not available.
+    /// One where more are wanted, or a volume that is not available, if only for writing.
     AtRisk,
 }
 
@@ -240,8 +243,13 @@ pub struct Volume {
     pub segment_bytes: Option<u64>,
     /// Disk space of its log.
     pub log_bytes: Option<u64>,
+    /// How much room is left. `null` if it is not open.
+    pub space: Option<Space>,
     /// What it is tuned for.
     pub profile: Profile,
+    /// Whether the kernel may gather writes; off, a full volume is told by write(2) itself.
+    #[serde(default = "on")]
+    pub writeback: bool,
     /// When it was created.
     pub created: Timestamp,
     /// Its history.
@@ -258,6 +266,35 @@ pub struct Volume {
     pub digest: Option<String>,
     /// Where it is mounted on this node, binds too.
     pub mounts: Vec<Mount>,
+}
+
+/// How much room a volume has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Space {
+    /// Enough.
+    Ok,
+    /// Less than a twentieth of its size is left.
+    NearlyFull,
+    /// Nothing is left of its size: writes fail with ENOSPC.
+    Full,
+    /// The disk under it has less left than its reserve once more.
+    DiskNearlyFull,
+    /// The disk under it is at its reserve: writes fail with ENOSPC.
+    DiskFull,
+}
+
+impl Space {
+    /// What people read beside the volume's state; nothing if all is well.
+    pub const fn remark(self) -> Option<&'static str> {
+        match self {
+            Self::Ok => None,
+            Self::NearlyFull => Some("nearly full"),
+            Self::Full => Some("full"),
+            Self::DiskNearlyFull => Some("disk nearly full"),
+            Self::DiskFull => Some("disk full"),
+        }
+    }
 }
 
 /// State of a volume on this node.
@@ -297,6 +334,13 @@ pub struct CreateVolume {
     /// What it is tuned for.
     #[serde(default)]
     pub profile: Profile,
+    /// Whether the kernel may gather writes.
+    #[serde(default = "on")]
+    pub writeback: bool,
+}
+
+const fn on() -> bool {
+    true
 }
 
 impl CreateVolume {
@@ -313,6 +357,69 @@ pub struct CreatedVolume {
     pub volume: Volume,
     /// What its creator should know, such as a size beyond the disk's.
     pub warnings: Vec<String>,
+}
+
+/// Body of `PATCH /v1/volumes/{name}`; what is not given stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetVolume {
+    /// Its quota.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
+    /// What it is tuned for.
+    #[serde(default)]
+    pub profile: Option<Profile>,
+    /// Whether the kernel may gather writes.
+    #[serde(default)]
+    pub writeback: Option<bool>,
+    /// Only tell what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Answer to `PATCH /v1/volumes/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedVolume {
+    /// The volume after it.
+    pub volume: Volume,
+    /// What changed, or would; empty if everything was so already.
+    pub changes: Vec<Change>,
+    /// False after a dry run.
+    pub applied: bool,
+    /// What whoever changed it should know.
+    pub warnings: Vec<String>,
+}
+
+/// A setting that changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its name, as in [`SetVolume`].
+    pub setting: String,
+    /// What it was: a number, text or boolean as in [`SetVolume`].
+    pub from: serde_json::Value,
+    /// What it is.
+    pub to: serde_json::Value,
+    /// From when on it holds.
+    pub takes_effect: Effect,
+}
+
+/// From when on a changed setting holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// From now on.
+    Now,
+    /// Once the volume is unmounted everywhere and mounted again.
+    NextMount,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Now => "now",
+            Self::NextMount => "at the next mount",
+        })
+    }
 }
 
 /// Answer to `DELETE /v1/volumes/{name}`.

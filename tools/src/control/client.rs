@@ -53,6 +53,15 @@ impl Client {
         self.request(Method::POST, path, Some(body)).await
     }
 
+    /// `PATCH path` with `body`
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Versioned<T>, Refusal> {
+        self.request(Method::PATCH, path, Some(body)).await
+    }
+
     /// `DELETE path`
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Versioned<T>, Refusal> {
         self.request(Method::DELETE, path, None::<&()>).await

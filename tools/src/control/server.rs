@@ -21,7 +21,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, CheckLine, CreateVolume, ErrorCode, MountList, Ready, Versioned, VolumeList,
+    ApiError, ChangedVolume, CheckLine, CreateVolume, ErrorCode, MountList, Ready, SetVolume,
+    Versioned, VolumeList,
 };
 use crate::metrics;
 use crate::node::Node;
@@ -73,7 +74,10 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/ready", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/volumes", get(volumes).post(create_volume))
-        .route("/v1/volumes/{name}", get(volume).delete(delete_volume))
+        .route(
+            "/v1/volumes/{name}",
+            get(volume).delete(delete_volume).patch(set_volume),
+        )
         .route("/v1/volumes/{name}/check", post(check_volume))
         .route("/v1/replicas", get(replicas))
         .route("/v1/mounts", get(mounts))
@@ -139,6 +143,15 @@ async fn create_volume(
 async fn volume(State(node): State<Arc<Node>>, name: NamePart) -> Answer<super::api::Volume> {
     let name = volume_name(name)?;
     blocking(node, move |node| node.volume(&name)).await
+}
+
+async fn set_volume(
+    State(node): State<Arc<Node>>,
+    name: NamePart,
+    Body(set): Body<SetVolume>,
+) -> Answer<ChangedVolume> {
+    let name = volume_name(name)?;
+    blocking(node, move |node| node.set_volume(&name, &set)).await
 }
 
 async fn delete_volume(

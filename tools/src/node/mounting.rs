@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
 
 use super::served::ServedMount;
+use super::volumes::profile;
 use super::{Node, Phase, STORE_FAILED, Slot, StoreState, ending, no_such_volume};
 use crate::control::mounting::{ANSWER_WAIT, Ask, MISSING_WAIT};
 use crate::control::{ApiError, ErrorCode};
@@ -195,6 +196,7 @@ impl Node {
                 "cannot sync the volume after its unmount"
             );
         }
+        self.note_commit(name);
         self.served.remove(mount.connection);
         let mut state = self.state.lock();
         if let Some(slot) = state.volumes.get_mut(name)
@@ -329,6 +331,9 @@ impl Slot {
                     ApiError::new(ErrorCode::VolumeBusy, error).next("choose another volume")
                 );
             }
+            StoreState::Open(volume) if !reopened && self.is_outdated(volume) => {
+                return Ok(Step::Reopen);
+            }
             StoreState::Open(volume) => return Ok(Step::Reserve(Arc::clone(volume))),
             StoreState::Failed(why) => why.as_str(),
         };
@@ -338,6 +343,11 @@ impl Slot {
         } else {
             Ok(Step::Reopen)
         }
+    }
+
+    /// True if it was opened with another profile than it should have now. A check that is under way keeps it open.
+    fn is_outdated(&self, volume: &Volume) -> bool {
+        !self.checking && profile(self.record.spec.profile) != volume.settings().profile
     }
 
     /// The mount over this connection, if it is served.
@@ -382,7 +392,10 @@ impl Reservation {
             device: watch,
         });
 
-        let settings = MountSettings::new(name.as_str(), connection);
+        let settings = MountSettings {
+            writeback: node.writeback_of(&name),
+            ..MountSettings::new(name.as_str(), connection)
+        };
         let (ended_node, ended_volume) = (Arc::clone(&node), Arc::clone(&self.volume));
         let ended_mount = mount.clone();
         let ended = Box::new(move |end: MountEnd| {

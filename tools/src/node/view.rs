@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hafs_fs::mountinfo::{self, MountEntry};
-use hafs_fs::{Volume as Store, VolumeStatus};
+use hafs_fs::{FsError, StatFs, Volume as Store, VolumeStatus};
 use hafs_meta::VolumeRecord;
 use hafs_protocol::Lsn;
 use jiff::Timestamp;
@@ -13,13 +13,14 @@ use super::mounting::Mounting;
 use super::served::ServedMount;
 use super::{Node, Phase, STORE_FAILED, Slot, StoreState, no_such_volume};
 use crate::control::api::{
-    self, CopyState, Health, HealthState, Mount, ReplicaList, Role, Status, Volume, VolumeCopy,
-    VolumeCounts, VolumeReplicas, VolumeState,
+    self, CopyState, Health, HealthState, Mount, ReplicaList, Role, Space, Status, Volume,
+    VolumeCopy, VolumeCounts, VolumeReplicas, VolumeState,
 };
 use crate::control::{ApiError, ErrorCode};
 use crate::metrics::{OpenScrape, Scrape, VolumeScrape};
 use crate::mountpoint;
 use crate::output::chain;
+use crate::size;
 
 /// A slot at one moment, to be looked at without the lock.
 struct Look {
@@ -31,7 +32,12 @@ struct Look {
     served: Option<(ServedMount, Timestamp)>,
     mounts: Vec<Mount>,
     verified: Option<Lsn>,
+    sizes: Option<StatFs>,
+    space: Option<Space>,
 }
+
+/// A volume with less than this share of its size left is nearly full.
+const NEARLY_FULL_SHARE: u64 = 20;
 
 impl Node {
     /// True once everything is open, and until the end begins.
@@ -115,7 +121,7 @@ impl Node {
                 };
                 OpenScrape {
                     status,
-                    sizes: store.statfs().map_err(unreadable).ok(),
+                    sizes: look.sizes,
                     counted: store.metrics().map_err(unreadable).ok(),
                 }
             }),
@@ -152,11 +158,7 @@ impl Node {
 
     fn describe(&self, look: Look) -> Volume {
         let status = look.status;
-        let (sizes, unreadable) = match look.store.as_ref().map(|store| store.statfs()) {
-            Some(Ok(sizes)) => (Some(sizes), None),
-            Some(Err(error)) => (None, Some(chain(&error))),
-            None => (None, None),
-        };
+        let sizes = look.sizes;
         let member = look
             .record
             .config
@@ -168,14 +170,16 @@ impl Node {
             name: spec.name.to_string(),
             id: look.record.id,
             state: look.state,
-            failure: look.failure.or(unreadable),
+            failure: look.failure,
             size_bytes: spec.size_bytes,
             used_bytes: sizes.map(|sizes| sizes.used_bytes),
             available_bytes: sizes.map(|sizes| sizes.available_bytes),
+            space: look.space,
             inodes: sizes.map(|sizes| sizes.inodes),
             segment_bytes: status.as_ref().map(|status| status.segment_bytes),
             log_bytes: status.as_ref().map(|status| status.log_bytes),
             profile: spec.profile,
+            writeback: spec.writeback,
             created: spec.created_at,
             lineage: look.record.config.lineage,
             store: member.map(|member| member.store),
@@ -236,14 +240,58 @@ impl Look {
             self.state = VolumeState::Failed;
             self.failure = Some(STORE_FAILED.to_owned());
         }
+        if let Some(store) = &self.store {
+            match room(store) {
+                Ok((sizes, space)) => (self.sizes, self.space) = (Some(sizes), Some(space)),
+                Err(error) => self.failure = self.failure.or_else(|| Some(chain(&error))),
+            }
+        }
         self
     }
 
     fn health(&self) -> HealthState {
         match self.state {
-            // As many copies as wanted: one.
+            // As many copies as wanted: one. But without room it is not available for writing.
+            VolumeState::Open if self.is_full() => HealthState::AtRisk,
             VolumeState::Open | VolumeState::Deleting => HealthState::Ok,
             VolumeState::Opening | VolumeState::Failed => HealthState::AtRisk,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        match self.space {
+            Some(Space::Full | Space::DiskFull) => true,
+            Some(Space::Ok | Space::NearlyFull | Space::DiskNearlyFull) | None => false,
+        }
+    }
+
+    /// Why it is not available, or what else there is to say.
+    fn why(&self) -> String {
+        let why = match self.state {
+            VolumeState::Opening => "not available yet, its log is being replayed".to_owned(),
+            VolumeState::Failed => match &self.failure {
+                Some(failure) => failure.clone(),
+                None => "not available".to_owned(),
+            },
+            VolumeState::Deleting => "being deleted".to_owned(),
+            VolumeState::Open => self.room_left(),
+        };
+        format!("{}: {why}", self.record.spec.name)
+    }
+
+    fn room_left(&self) -> String {
+        let left = size::display(self.sizes.map_or(0, |sizes| sizes.available_bytes));
+        let size = size::display(self.record.spec.size_bytes);
+        match self.space {
+            Some(Space::Ok) | None => String::new(),
+            Some(Space::NearlyFull) => format!("nearly full, {left} left of {size}"),
+            Some(Space::Full) => {
+                format!("full, nothing left of {size}: writes fail with ENOSPC; delete files, or give it more with `hafsctl volume set`")
+            }
+            Some(Space::DiskNearlyFull) => format!("the disk under it is nearly full, {left} left above the reserve"),
+            Some(Space::DiskFull) => {
+                "the disk under it is full up to the reserve: writes fail with ENOSPC; free space on it".to_owned()
+            }
         }
     }
 }
@@ -268,7 +316,31 @@ fn look(slot: &Slot) -> Look {
         served,
         mounts: Vec::new(),
         verified: slot.verified,
+        sizes: None,
+        space: None,
     }
+}
+
+/// How much room a store has, in numbers and in a word.
+fn room(store: &Store) -> Result<(StatFs, Space), FsError> {
+    let sizes = store.statfs()?;
+    let quota_left = sizes.size_bytes.saturating_sub(sizes.used_bytes);
+    let left = sizes.available_bytes;
+    let space = if left < quota_left {
+        // Bound by the disk: what is left is above the reserve.
+        match left {
+            0 => Space::DiskFull,
+            left if left < store.metrics()?.reserve_bytes => Space::DiskNearlyFull,
+            _ => Space::Ok,
+        }
+    } else {
+        match left {
+            0 => Space::Full,
+            left if left < sizes.size_bytes / NEARLY_FULL_SHARE => Space::NearlyFull,
+            _ => Space::Ok,
+        }
+    };
+    Ok((sizes, space))
 }
 
 /// Mounts in hafsd's own namespace; none if they cannot be read.
@@ -315,14 +387,12 @@ fn health(looks: &[Look]) -> Health {
     let mut reasons: Vec<String> = looks
         .iter()
         .filter(|look| look.health() != HealthState::Ok)
-        .map(|look| {
-            let why = match look.state {
-                VolumeState::Opening => "not available yet, its log is being replayed",
-                _ => look.failure.as_deref().unwrap_or("not available"),
-            };
-            format!("{}: {why}", look.record.spec.name)
-        })
+        .map(Look::why)
         .collect();
+    let wants_a_look = |look: &&Look| {
+        look.health() == HealthState::Ok && look.space.is_some_and(|space| space.remark().is_some())
+    };
+    let warnings = looks.iter().filter(wants_a_look).map(Look::why).collect();
     if state == HealthState::Ok {
         reasons.push(match looks.len() {
             0 => "no volumes".to_owned(),
@@ -330,7 +400,11 @@ fn health(looks: &[Look]) -> Health {
             count => format!("{count} volumes, one copy each as wanted"),
         });
     }
-    Health { state, reasons }
+    Health {
+        state,
+        reasons,
+        warnings,
+    }
 }
 
 /// Bytes as hex digits.

@@ -99,6 +99,8 @@ impl Node {
                 });
             }
         });
+        // Closed, they are durable up to their heads.
+        self.note_commits();
         failures.load(Ordering::Relaxed) == 0
     }
 
@@ -159,6 +161,8 @@ impl Node {
             Ok((record, volume)) => {
                 tracing::info!(volume = name, epoch = record.config.epoch.0, "volume open");
                 slot.record = record;
+                // Nobody else could append yet.
+                slot.epoch_start = Some(volume.status().head);
                 slot.store = StoreState::Open(Arc::new(volume));
             }
             Err(error) => {
@@ -168,6 +172,7 @@ impl Node {
         }
         drop(state);
         self.changed.notify_all();
+        self.note_commit(name);
     }
 
     /// Begins an epoch and opens the store in it. The error says all there is to say.
@@ -177,7 +182,7 @@ impl Node {
         };
         let directory = self.data.volume(record.id);
         let identity = identity(record, member);
-        let settings = settings(&record.spec, &self.cache);
+        let settings = settings(record, &self.cache);
         if record.config.epoch == Epoch(0) {
             self.make_store(&directory, &identity, &settings)
                 .map_err(|error| Unopened::from(&error))?;
@@ -235,6 +240,7 @@ impl Node {
                 size_bytes: create.size_bytes,
                 profile: create.profile,
                 copies: 1,
+                writeback: create.writeback,
                 created_at: Timestamp::now(),
                 deleting_since: None,
             },
@@ -242,7 +248,7 @@ impl Node {
             proposal: Uuid::new_v4(),
         };
         new.spec.check().map_err(|error| meta_error(&error))?;
-        let warnings = self.size_warnings(create.size_bytes);
+        let warnings = self.size_warnings(create.size_bytes, name.as_str());
         let _creating = Creating::begin(self, name.as_str())?;
         let record = self
             .settle(|| self.catalog.create_volume(&new))
@@ -420,7 +426,7 @@ impl Node {
     }
 
     /// Sizes are promises that cost nothing until they are kept; say so where the disk could not keep them.
-    fn size_warnings(&self, size_bytes: u64) -> Vec<String> {
+    pub(super) fn size_warnings(&self, size_bytes: u64, name: &str) -> Vec<String> {
         let disk = match self.data.disk() {
             Ok(disk) => disk,
             Err(error) => {
@@ -430,11 +436,8 @@ impl Node {
         };
         let promised: u64 = {
             let state = self.state.lock();
-            state
-                .volumes
-                .values()
-                .map(|slot| slot.record.spec.size_bytes)
-                .sum()
+            let others = state.volumes.iter().filter(|(other, _)| *other != name);
+            others.map(|(_, slot)| slot.record.spec.size_bytes).sum()
         };
         let thin = "space is taken when it is written; on a full disk writes fail with ENOSPC";
         let mut warnings = Vec::new();
@@ -455,7 +458,7 @@ impl Node {
     }
 
     /// Asks the control store until the outcome is known, within a bound.
-    fn settle<T, F>(&self, ask: impl Fn() -> F) -> Result<T, MetaError>
+    pub(super) fn settle<T, F>(&self, ask: impl Fn() -> F) -> Result<T, MetaError>
     where
         F: Future<Output = Result<T, MetaError>>,
     {
@@ -703,16 +706,22 @@ impl From<&FsError> for Unopened {
     }
 }
 
-fn settings(spec: &VolumeSpec, cache: &SharedCache) -> VolumeSettings {
-    let profile = match spec.profile {
+fn settings(record: &VolumeRecord, cache: &SharedCache) -> VolumeSettings {
+    let spec = &record.spec;
+    VolumeSettings {
+        cache: cache.clone(),
+        committed: record.config.commit_hint.lsn,
+        ..VolumeSettings::new(spec.size_bytes, profile(spec.profile))
+    }
+}
+
+/// A profile as the store knows it.
+pub(super) fn profile(profile: Profile) -> hafs_fs::Profile {
+    match profile {
         Profile::Auto => hafs_fs::Profile::Auto,
         Profile::Database => hafs_fs::Profile::Database,
         Profile::Sequential => hafs_fs::Profile::Sequential,
         Profile::SmallFiles => hafs_fs::Profile::SmallFiles,
-    };
-    VolumeSettings {
-        cache: cache.clone(),
-        ..VolumeSettings::new(spec.size_bytes, profile)
     }
 }
 

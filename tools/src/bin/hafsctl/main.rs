@@ -57,7 +57,7 @@ enum Form {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
-    /// Volumes: create, list, show, check, delete
+    /// Volumes: create, list, show, set, check, delete
     #[command(subcommand)]
     Volume(volume::Verb),
     /// Copies of volumes
@@ -116,7 +116,11 @@ fn exit_of(health: &Health) -> Exit {
 fn health_line(health: &Health) -> String {
     let head = format!("health: {}  ", health.state);
     let indent = format!("\n{}", " ".repeat(head.len()));
-    format!("{head}{}", health.reasons.join(&indent))
+    let mut text = format!("{head}{}", health.reasons.join(&indent));
+    for warning in &health.warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    text
 }
 
 /// What went wrong with stdout.
@@ -144,10 +148,11 @@ mod tests {
         let health = Health {
             state: HealthState::AtRisk,
             reasons: vec!["pg: not available".into(), "wiki: not available".into()],
+            warnings: vec!["db: nearly full".into()],
         };
         assert_eq!(
             health_line(&health),
-            "health: AT RISK  pg: not available\n                 wiki: not available"
+            "health: AT RISK  pg: not available\n                 wiki: not available\nwarning: db: nearly full"
         );
         assert_eq!(exit_of(&health), Exit::AtRisk);
     }

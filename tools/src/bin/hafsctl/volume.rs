@@ -1,10 +1,10 @@
-//! `hafsctl volume`: create, list, show, check, delete.
+//! `hafsctl volume`: create, list, show, set, check, delete.
 
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
 use hafs_meta::Profile;
 use hafs_tools::control::api::{
-    CheckLine, CheckReport, CreateVolume, CreatedVolume, DeletedVolume, Versioned, Volume,
+    CheckLine, CheckReport, CreateVolume, CreatedVolume, DeletedVolume, Space, Versioned, Volume,
     VolumeList,
 };
 use hafs_tools::control::client::{Client, path_part};
@@ -12,6 +12,8 @@ use hafs_tools::output::{self, Exit, Refusal, Table};
 use hafs_tools::size;
 
 use super::{Form, cannot_print, or_dash};
+
+mod set;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -33,7 +35,14 @@ Examples:
         #[arg(long, value_name = "PROFILE", default_value = "auto",
               value_parser = PossibleValuesParser::new(Profile::NAMES))]
         profile: String,
+        /// Whether the kernel may gather writes; off, a full volume is told by write(2) itself
+        #[arg(long, value_name = "on|off", default_value = "on", value_parser = set::parse_switch,
+              action = clap::ArgAction::Set)]
+        writeback: bool,
     },
+    /// Changes settings of a volume, also while it is in use
+    #[command(after_help = set::HELP)]
+    Set(set::Arguments),
     /// Lists volumes
     List,
     /// Shows all about a volume
@@ -72,7 +81,17 @@ pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit,
             name,
             size,
             profile,
-        } => create(client, form, name, size, &profile).await,
+            writeback,
+        } => {
+            let create = CreateVolume {
+                name,
+                size_bytes: size,
+                profile: profile.parse().expect("one of its names"),
+                writeback,
+            };
+            self::create(client, form, &create).await
+        }
+        Verb::Set(arguments) => set::run(client, form, arguments).await,
         Verb::List => list(client, form).await,
         Verb::Show { name } => show(client, form, &name).await,
         Verb::Delete { name, yes } => delete(client, form, &name, yes).await,
@@ -80,20 +99,8 @@ pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit,
     }
 }
 
-async fn create(
-    client: &Client,
-    form: Form,
-    name: String,
-    size_bytes: u64,
-    profile: &str,
-) -> Result<Exit, Refusal> {
-    let profile: Profile = profile.parse().expect("one of its names");
-    let create = CreateVolume {
-        name,
-        size_bytes,
-        profile,
-    };
-    let answer = client.post::<CreatedVolume>("/v1/volumes", &create).await?;
+async fn create(client: &Client, form: Form, create: &CreateVolume) -> Result<Exit, Refusal> {
+    let answer = client.post::<CreatedVolume>("/v1/volumes", create).await?;
     let created = &answer.value;
     for warning in &created.warnings {
         output::remark(&format!("hafsctl: warning: {warning}"));
@@ -137,7 +144,7 @@ fn table(volumes: &[Volume], wide: bool) -> Table {
             size::display(volume.size_bytes),
             or_dash(volume.used_bytes, size::display),
             volume.profile.to_string(),
-            volume.state.to_string(),
+            state(volume),
             mounted_on(volume),
         ];
         if wide {
@@ -154,6 +161,14 @@ fn table(volumes: &[Volume], wide: bool) -> Table {
         table.row(row);
     }
     table
+}
+
+/// `open`, and what is wrong with its room.
+fn state(volume: &Volume) -> String {
+    match volume.space.and_then(Space::remark) {
+        Some(remark) => format!("{}, {remark}", volume.state),
+        None => volume.state.to_string(),
+    }
 }
 
 fn mounted_on(volume: &Volume) -> String {
@@ -190,10 +205,7 @@ async fn show(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal> 
 
 fn lines(volume: &Volume) -> String {
     let lsn = |lsn: Option<hafs_protocol::Lsn>| or_dash(lsn, |lsn| lsn.to_string());
-    let mut lines = vec![
-        ("name", volume.name.clone()),
-        ("state", volume.state.to_string()),
-    ];
+    let mut lines = vec![("name", volume.name.clone()), ("state", state(volume))];
     if let Some(failure) = &volume.failure {
         lines.push(("failure", failure.clone()));
     }
@@ -207,6 +219,10 @@ fn lines(volume: &Volume) -> String {
         ),
         ("on disk", on_disk(volume)),
         ("profile", volume.profile.to_string()),
+        (
+            "writeback",
+            if volume.writeback { "on" } else { "off" }.to_owned(),
+        ),
         ("mounted on", mounted_on(volume)),
         ("created", volume.created.to_string()),
         ("id", volume.id.to_string()),

@@ -150,6 +150,7 @@ async fn serve(
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
 
+    tokio::spawn(Arc::clone(&node).keep_noting());
     let opening = {
         let node = Arc::clone(&node);
         tokio::task::spawn_blocking(move || {
