@@ -8,6 +8,7 @@
 //! stay with that descriptor, so a keeper that holds them all can give them to a new daemon.
 
 pub(crate) mod device;
+mod probe;
 
 use std::ffi::CString;
 use std::fmt;
@@ -28,6 +29,8 @@ use crate::fuse::Fuse;
 use crate::fuse::negotiate::REQUEST_BYTES_MAX;
 use crate::fuse::reaper::{self, Reaper};
 use crate::volume::{Profile, Volume};
+
+pub use self::probe::{KernelOffer, kernel_offer};
 
 /// Type of a hafs mount, as `/proc/mounts` shows it and mount(8) is given it.
 pub const FILESYSTEM_TYPE: &str = "fuse.hafs";

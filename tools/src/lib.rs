@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod fdpass;
 pub mod metrics;
 pub mod mounter;

@@ -3,12 +3,21 @@
 //! Every binary of the crate speaks through it, so that all of them look alike and a closed pipe ends them quietly.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::control::{ApiError, ErrorCode};
+
+/// Between two paintings of a progress bar.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
+/// What terminals understand: to the top left; clear to the end of the line; clear all below.
+const HOME: &str = "\x1b[H";
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_REST: &str = "\x1b[J";
 
 /// How a process ends. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,10 +119,11 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Prints `PROGRAM: error`, `why:` and `next:` to stderr, each on one line.
 pub fn refusal(program: &str, refusal: &Refusal) {
-    remark(&format_refusal(program, refusal));
+    remark(&refusal_text(program, refusal));
 }
 
-fn format_refusal(program: &str, refusal: &Refusal) -> String {
+/// The same as text.
+pub fn refusal_text(program: &str, refusal: &Refusal) -> String {
     let one_line = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let mut text = format!("{program}: {}", one_line(&refusal.error));
     for (label, part) in [("why", &refusal.why), ("next", &refusal.next)] {
@@ -130,16 +140,70 @@ pub fn remark(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// A progress line on stderr that the next one overwrites; nothing if stderr is not a terminal.
-pub fn progress(text: &str) {
-    if io::stderr().is_terminal() {
-        let _ = write!(io::stderr().lock(), "\r\x1b[K{text}");
+/// How far something long is, on stderr; nothing if that is not a terminal. Gone when dropped.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// A bar for `what`, whose end is not known yet.
+    ///
+    /// # Panics
+    /// Never: the template is a constant.
+    pub fn new(what: &str) -> Self {
+        let bar = ProgressBar::no_length().with_message(what.to_owned());
+        let style = ProgressStyle::with_template(
+            "{msg} {elapsed} {wide_bar} {prefix} {percent}% ({eta} left)",
+        );
+        bar.set_style(style.expect("a template that was tried"));
+        bar.enable_steady_tick(PROGRESS_PAUSE);
+        Self { bar }
+    }
+
+    /// `done` of `total`, in the words of `shown`.
+    pub fn set(&self, done: u64, total: u64, shown: String) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        self.bar.set_prefix(shown);
     }
 }
 
-/// Clears the progress line.
-pub fn progress_done() {
-    progress("");
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Paints the terminal over with `text`. False if nobody looks any more.
+pub fn paint(text: &str) -> io::Result<bool> {
+    let mut screen = String::from(HOME);
+    for line in text.lines() {
+        screen.push_str(line);
+        screen.push_str(CLEAR_LINE);
+        screen.push('\n');
+    }
+    screen.push_str(CLEAR_REST);
+    let mut stdout = io::stdout().lock();
+    still_read(
+        stdout
+            .write_all(screen.as_bytes())
+            .and_then(|()| stdout.flush()),
+    )
+}
+
+/// A line on stdout for somebody who may go away at any time. False if he did.
+pub fn line_to_reader(text: &str) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    still_read(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+fn still_read(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A line on stdout.
@@ -230,7 +294,7 @@ mod tests {
             .why("no record\nof it")
             .next("hafsctl volume list");
         assert_eq!(
-            format_refusal("hafsctl", &refusal),
+            refusal_text("hafsctl", &refusal),
             "hafsctl: volume `x` does not exist\n  why: no record of it\n  next: hafsctl volume list"
         );
     }

@@ -97,6 +97,19 @@ fn requested(offered: InitFlags, writeback: bool) -> impl Iterator<Item = InitFl
         })
 }
 
+/// Names of wanted capabilities that are not among the offered.
+pub(crate) fn missing(offered: InitFlags) -> Vec<String> {
+    let wanted = WANTED.iter().map(|wanted| wanted.flag);
+    wanted
+        .filter(|flag| !offered.contains(*flag))
+        .flat_map(|flag| {
+            flag.iter_names()
+                .map(|(name, _)| name.to_owned())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,7 @@ const MAGIC: &str = "hafs data directory";
 /// Format of the layout above. One more whenever an older hafsd would misread it.
 const FORMAT: u32 = 1;
 /// Below that, hafsd does not start: the control store and the stores of volumes need room to write before they can free any.
-const FREE_BYTES_MIN: u64 = 32 << 20;
+pub(crate) const FREE_BYTES_MIN: u64 = 32 << 20;
 /// Longest file `node` that is read; ours has some 80 bytes.
 const NODE_FILE_BYTES_MAX: u64 = 4096;
 /// What a first start that was interrupted may leave, and a filesystem puts into its root.
@@ -48,10 +48,13 @@ pub struct DataDir {
 
 /// What a look at a directory tells.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
-    Nothing,
+pub(crate) enum Inspected {
+    /// There is none.
+    Missing,
+    /// It holds nothing, or what an interrupted first start left.
     Empty,
-    Ours(NodeId),
+    /// It is a node's.
+    Node(NodeId),
 }
 
 impl DataDir {
@@ -59,16 +62,16 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, Refusal> {
         // Everything that can be refused is refused before the first write.
         refuse_full(path)?;
-        let found = look(path)?;
+        let found = inspect(path)?;
         refuse_unwritable(path)?;
-        if found == Found::Nothing {
+        if found == Inspected::Missing {
             make_directory(path).map_err(|error| cannot("make", path, &error))?;
         }
         let lock = lock(path)?;
         // Again, under the lock: another hafsd may have made it its own meanwhile.
-        let (node, fresh) = match look(path)? {
-            Found::Ours(node) => (node, false),
-            Found::Nothing | Found::Empty => {
+        let (node, fresh) = match inspect(path)? {
+            Inspected::Node(node) => (node, false),
+            Inspected::Missing | Inspected::Empty => {
                 let node = NodeId(Uuid::new_v4());
                 write_node(path, node).map_err(|error| cannot("write to", path, &error))?;
                 (node, true)
@@ -158,7 +161,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn disk(path: &Path) -> io::Result<Disk> {
+pub(crate) fn disk(path: &Path) -> io::Result<Disk> {
     let stat = statvfs(path)?;
     Ok(Disk {
         size_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
@@ -167,10 +170,10 @@ fn disk(path: &Path) -> io::Result<Disk> {
 }
 
 /// What the directory holds. Reads only.
-fn look(path: &Path) -> Result<Found, Refusal> {
+pub(crate) fn inspect(path: &Path) -> Result<Inspected, Refusal> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Inspected::Missing),
         Err(error) => return Err(cannot("read", path, &error)),
     };
     let mut foreign = None;
@@ -179,14 +182,14 @@ fn look(path: &Path) -> Result<Found, Refusal> {
             .map_err(|error| cannot("read", path, &error))?
             .file_name();
         if name == "node" {
-            return read_node(path).map(Found::Ours);
+            return read_node(path).map(Inspected::Node);
         }
         if !STILL_EMPTY.iter().any(|known| name == *known) {
             foreign = Some(name);
         }
     }
     match foreign {
-        None => Ok(Found::Empty),
+        None => Ok(Inspected::Empty),
         Some(name) => Err(
             Refusal::new(format!("{} is not a hafs data directory", path.display()))
                 .why(format!(
@@ -289,7 +292,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// The directory, or what is nearest above it.
-fn nearest(path: &Path) -> &Path {
+pub(crate) fn nearest(path: &Path) -> &Path {
     path.ancestors()
         .find(|path| path.exists())
         .unwrap_or_else(|| Path::new("/"))

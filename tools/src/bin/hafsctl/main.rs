@@ -1,8 +1,10 @@
 //! `hafsctl`: what people type. Asks hafsd over its control socket and prints the answer; one file a noun.
 
+mod doctor;
 mod replica;
 mod status;
 mod volume;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,13 +22,13 @@ use hafs_tools::output::{self, Exit, Refusal};
     name = "hafsctl",
     version,
     after_help = "\
-Exit codes: 0 ok; 1 error, or a check found problems; 2 usage, or --yes is missing; 3 degraded;
+Exit codes: 0 ok; 1 error, or a check or the doctor found problems; 2 usage, or --yes is missing; 3 degraded;
 4 at risk; 5 time-out.
 
 Examples:
   hafsctl volume create pg-main --size 50GiB --profile database
   mount -t fuse.hafs pg-main /srv/pg
-  hafsctl replica status
+  hafsctl replica status --watch
   hafsctl volume list -o json"
 )]
 struct CommandLine {
@@ -64,7 +66,10 @@ enum Noun {
     #[command(subcommand)]
     Replica(replica::Verb),
     /// The node: its disk, its volumes, its health
-    Status,
+    Status(watch::Watch),
+    /// Whether this machine can serve volumes well, also before hafsd runs
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -99,7 +104,8 @@ async fn run(line: CommandLine) -> Result<Exit, Refusal> {
     match line.noun {
         Noun::Volume(verb) => volume::run(verb, &client, line.output).await,
         Noun::Replica(verb) => replica::run(verb, &client, line.output).await,
-        Noun::Status => status::run(&client, line.output).await,
+        Noun::Status(watch) => status::run(&client, line.output, watch).await,
+        Noun::Doctor(arguments) => doctor::run(&client, line.output, arguments).await,
     }
 }
 

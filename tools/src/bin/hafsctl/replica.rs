@@ -5,10 +5,11 @@ use hafs_tools::control::api::{
     CopyState, HealthState, ReplicaList, Role, VolumeCopy, VolumeReplicas,
 };
 use hafs_tools::control::client::{Client, path_part};
-use hafs_tools::output::{self, Exit, Refusal, Table};
+use hafs_tools::output::{Exit, Refusal, Table};
 use hafs_tools::size;
 
-use super::{Form, cannot_print, exit_of, health_line, or_dash};
+use super::watch::{self, Screen, Watch};
+use super::{Form, exit_of, health_line, or_dash};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -27,23 +28,24 @@ Examples:
     Status {
         /// Only this volume
         volume: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
     },
 }
 
 pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit, Refusal> {
-    let Verb::Status { volume } = verb;
+    let Verb::Status { volume, watch } = verb;
     let path = match &volume {
         Some(name) => format!("/v1/replicas?volume={}", path_part(name)),
         None => "/v1/replicas".to_owned(),
     };
-    let answer = client.get::<ReplicaList>(&path).await?;
-    match form {
-        Form::Json => output::json(&answer),
-        Form::Table => output::line(screen(&answer.value, false)),
-        Form::Wide => output::line(screen(&answer.value, true)),
-    }
-    .map_err(cannot_print)?;
-    Ok(exit_of(&answer.value.health))
+    watch::show(watch, form, async || {
+        let answer = client.get::<ReplicaList>(&path).await?;
+        let exit = exit_of(&answer.value.health);
+        let text = |wide| screen(&answer.value, wide);
+        Ok(Screen::new(form, watch, &answer, text, exit))
+    })
+    .await
 }
 
 fn screen(list: &ReplicaList, wide: bool) -> String {

@@ -2,26 +2,31 @@
 
 use hafs_tools::control::api::Status;
 use hafs_tools::control::client::Client;
-use hafs_tools::output::{self, Exit, Refusal};
+use hafs_tools::output::{Exit, Refusal};
 use hafs_tools::size;
 
-use super::{Form, cannot_print, exit_of, health_line};
+use super::watch::{self, Screen, Watch};
+use super::{Form, exit_of, health_line};
 
-pub(super) async fn run(client: &Client, form: Form) -> Result<Exit, Refusal> {
-    let answer = client.get::<Status>("/v1/status").await?;
-    let status = &answer.value;
-    match form {
-        Form::Json => output::json(&answer),
-        Form::Table => output::line(lines(status, false)),
-        Form::Wide => output::line(lines(status, true)),
-    }
-    .map_err(cannot_print)?;
-    // Volumes that are still being opened are not available.
-    Ok(if status.ready {
-        exit_of(&status.health)
-    } else {
-        Exit::AtRisk
+pub(super) async fn run(client: &Client, form: Form, watch: Watch) -> Result<Exit, Refusal> {
+    watch::show(watch, form, async || {
+        let answer = client.get::<Status>("/v1/status").await?;
+        let status = &answer.value;
+        // Volumes that are still being opened are not available.
+        let exit = if status.ready {
+            exit_of(&status.health)
+        } else {
+            Exit::AtRisk
+        };
+        Ok(Screen::new(
+            form,
+            watch,
+            &answer,
+            |wide| lines(status, wide),
+            exit,
+        ))
     })
+    .await
 }
 
 fn lines(status: &Status, wide: bool) -> String {

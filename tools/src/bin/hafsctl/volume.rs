@@ -8,9 +8,10 @@ use hafs_tools::control::api::{
     VolumeList,
 };
 use hafs_tools::control::client::{Client, path_part};
-use hafs_tools::output::{self, Exit, Refusal, Table};
+use hafs_tools::output::{self, Exit, Progress, Refusal, Table};
 use hafs_tools::size;
 
+use super::watch::{self, Screen, Watch};
 use super::{Form, cannot_print, or_dash};
 
 mod set;
@@ -44,11 +45,13 @@ Examples:
     #[command(after_help = set::HELP)]
     Set(set::Arguments),
     /// Lists volumes
-    List,
+    List(Watch),
     /// Shows all about a volume
     Show {
         /// Its name
         name: String,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Deletes a volume with all its data
     #[command(after_help = "\
@@ -92,8 +95,8 @@ pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit,
             self::create(client, form, &create).await
         }
         Verb::Set(arguments) => set::run(client, form, arguments).await,
-        Verb::List => list(client, form).await,
-        Verb::Show { name } => show(client, form, &name).await,
+        Verb::List(watch) => list(client, form, watch).await,
+        Verb::Show { name, watch } => show(client, form, &name, watch).await,
         Verb::Delete { name, yes } => delete(client, form, &name, yes).await,
         Verb::Check { name } => check(client, form, &name).await,
     }
@@ -119,15 +122,13 @@ async fn create(client: &Client, form: Form, create: &CreateVolume) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-async fn list(client: &Client, form: Form) -> Result<Exit, Refusal> {
-    let answer = client.get::<VolumeList>("/v1/volumes").await?;
-    match form {
-        Form::Json => output::json(&answer),
-        Form::Table => table(&answer.value.volumes, false).print(),
-        Form::Wide => table(&answer.value.volumes, true).print(),
-    }
-    .map_err(cannot_print)?;
-    Ok(Exit::Ok)
+async fn list(client: &Client, form: Form, watch: Watch) -> Result<Exit, Refusal> {
+    watch::show(watch, form, async || {
+        let answer = client.get::<VolumeList>("/v1/volumes").await?;
+        let text = |wide| table(&answer.value.volumes, wide).to_string();
+        Ok(Screen::new(form, watch, &answer, text, Exit::Ok))
+    })
+    .await
 }
 
 fn table(volumes: &[Volume], wide: bool) -> Table {
@@ -191,16 +192,19 @@ fn on_disk(volume: &Volume) -> String {
     })
 }
 
-async fn show(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal> {
-    let answer = client
-        .get::<Volume>(&format!("/v1/volumes/{}", path_part(name)))
-        .await?;
-    match form {
-        Form::Json => output::json(&answer),
-        Form::Table | Form::Wide => output::line(lines(&answer.value)),
-    }
-    .map_err(cannot_print)?;
-    Ok(Exit::Ok)
+async fn show(client: &Client, form: Form, name: &str, watch: Watch) -> Result<Exit, Refusal> {
+    let path = format!("/v1/volumes/{}", path_part(name));
+    watch::show(watch, form, async || {
+        let answer = client.get::<Volume>(&path).await?;
+        Ok(Screen::new(
+            form,
+            watch,
+            &answer,
+            |_| lines(&answer.value),
+            Exit::Ok,
+        ))
+    })
+    .await
 }
 
 fn lines(volume: &Volume) -> String {
@@ -267,21 +271,24 @@ async fn delete(client: &Client, form: Form, name: &str, yes: bool) -> Result<Ex
 
 async fn check(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal> {
     let mut result = None;
+    let progress = Progress::new(&format!("checking {name}"));
     let path = format!("/v1/volumes/{}/check", path_part(name));
     let lines = client.post_lines(&path, |line: CheckLine| match line {
         CheckLine::Progress {
             inodes_done,
             inodes_total,
         } => {
-            output::progress(&format!(
-                "checking {name}: {inodes_done} of {inodes_total} inodes"
-            ));
+            progress.set(
+                inodes_done,
+                inodes_total,
+                format!("{inodes_done} of {inodes_total} inodes"),
+            );
         }
         CheckLine::Report(report) => result = Some(Ok(report)),
         CheckLine::Error(error) => result = Some(Err(error)),
     });
     let streamed = lines.await;
-    output::progress_done();
+    drop(progress);
     streamed?;
     let report = result.ok_or_else(|| {
         Refusal::new(format!("the check of volume `{name}` was cut off"))

@@ -1,0 +1,106 @@
+//! `--watch` and progress: what a terminal, a pipe and a script see, and how it ends.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hafs_tests::binaries::program;
+use hafs_tests::command::{code, wait_within};
+use hafs_tests::{Daemon, Scratch, requirement, run};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn watching(daemon: &Daemon, arguments: &[&str]) -> (Child, impl BufRead) {
+    let mut child = Command::new(program("hafsctl"))
+        .arg("--socket")
+        .arg(daemon.socket())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("hafsctl starts");
+    let lines = BufReader::new(child.stdout.take().expect("piped"));
+    (child, lines)
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("a pipe");
+    line
+}
+
+#[test]
+fn a_script_gets_a_document_a_line_until_it_has_enough() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::start(scratch.path());
+    let (mut child, mut lines) =
+        watching(&daemon, &["volume", "list", "--watch=0.1", "-o", "json"]);
+    let first: Value = serde_json::from_str(&line(&mut lines)).expect("a document a line");
+    assert_eq!(first["volumes"], Value::Array(Vec::new()));
+    daemon.create_volume("v");
+    let mut seen = false;
+    for _ in 0..1000 {
+        let document: Value = serde_json::from_str(&line(&mut lines)).expect("a document a line");
+        seen = document["volumes"][0]["name"] == "v" && document["volumes"][0]["state"] == "open";
+        if seen {
+            break;
+        }
+    }
+    assert!(seen, "the new volume is never told");
+    // Nobody reads any more.
+    drop(lines);
+    let status = wait_within(&mut child, LIMIT).expect("it ends");
+    assert_eq!(code(status), 0);
+    daemon.stop();
+}
+
+#[test]
+fn an_interrupt_ends_it_well() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::start(scratch.path());
+    for command in [
+        vec!["status"],
+        vec!["replica", "status"],
+        vec!["volume", "list"],
+    ] {
+        let mut arguments = command.clone();
+        arguments.push("--watch=0.1");
+        let (mut child, mut lines) = watching(&daemon, &arguments);
+        assert!(!line(&mut lines).is_empty(), "{command:?}");
+        // It has begun to wait once a second answer came.
+        while !line(&mut lines).starts_with(['n', 'V', 'N']) {}
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        let status = wait_within(&mut child, LIMIT).expect("it ends");
+        assert_eq!(code(status), 0, "{command:?}");
+    }
+    let wrong = daemon.ctl(&["status", "--watch=never"]);
+    wrong.refused(2, &["never", "seconds"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_terminal_is_painted_over_and_a_check_shows_how_far_it_is() {
+    if !requirement::tool_is_there("what a terminal sees", "script") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let daemon = Daemon::start(scratch.path());
+    daemon.create_volume("v");
+    let hafsctl = format!(
+        "{} --socket {}",
+        program("hafsctl").display(),
+        daemon.socket().display()
+    );
+    // `timeout` sends the interrupt that ^C sends.
+    let watch = format!("timeout --foreground -s INT 2 {hafsctl} volume list --watch=0.2");
+    let ran = run(Command::new("script").args(["-qec", &watch, "/dev/null"]));
+    assert!(ran.stdout.matches("\x1b[H").count() >= 2, "{ran}");
+    assert!(ran.stdout.contains("\x1b[J"), "{ran}");
+    let check = format!("{hafsctl} volume check v");
+    let ran = run(Command::new("script").args(["-qec", &check, "/dev/null"])).ok();
+    assert!(ran.stdout.contains("clean"), "{ran}");
+    daemon.stop();
+}
