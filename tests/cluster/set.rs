@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use hafs_tests::{Daemon, Launch, Scratch, requirement, run};
 use rustix::fs::statvfs;
@@ -240,7 +241,15 @@ fn a_store_that_was_put_back_from_an_older_copy_is_refused() {
     let mount = daemon.mount("v", &dir);
     fill(&dir.join("new"), 1).unwrap();
     mount.unmount();
-    // Told at the unmount, not only at a good end.
+    // Told at the end of a mount, not only at a good end of hafsd. umount(8) does not wait for that.
+    let began = Instant::now();
+    while daemon.log().matches("\"message\":\"unmounted\"").count() < 2 {
+        daemon.ctl(&["status"]).ok();
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the mount does not end"
+        );
+    }
     daemon.kill();
     fs::remove_dir_all(&stores).unwrap();
     copy(&older, &stores);
