@@ -2,16 +2,16 @@
 //!
 //! The control server calls it. Every method that touches a volume or the control store blocks, so it is called from
 //! threads that may ([`tokio::task::spawn_blocking`]), never from the runtime's workers. `volumes` opens, creates, deletes
-//! and checks; `mounting` reserves, serves and ends mounts; `view` says where everything stands.
+//! and checks; `mounting` reserves, serves and ends mounts; `report` says where everything stands.
 //!
 //! Invariant: a volume's store is opened at most once at a time, and only after the control store began a new epoch for
 //! it. Invariant: a volume has at most one superblock on this node: a mount is reserved before it is made.
 
 pub mod datadir;
 mod mounting;
+mod report;
 mod served;
 mod settings;
-mod view;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -252,7 +252,9 @@ fn refuse_open(error: &OpenError) -> Refusal {
         OpenError::Newer { .. } => "run the newer hafsd that wrote it",
         OpenError::Full { .. } => "free some space on its disk",
         OpenError::Io { .. } => "repair what the system complains about",
-        _ => "restore it from a backup; nothing was touched",
+        OpenError::Foreign { .. } | OpenError::Damaged { .. } => {
+            "restore it from a backup; nothing was touched"
+        }
     };
     Refusal::new("cannot open the control store")
         .why(chain(error))
@@ -265,11 +267,11 @@ fn refuse_records(data: &DataDir, error: &MetaError) -> Refusal {
         data.meta().display()
     ))
     .why(chain(error));
-    match error {
-        MetaError::ForeignNode { .. } => refusal
-            .next("a data directory was put together from two; restore the one that belongs here"),
-        _ => refusal.next("restore it from a backup, or run the hafsd that wrote it"),
-    }
+    refusal.next(if matches!(error, MetaError::ForeignNode { .. }) {
+        "a data directory was put together from two; restore the one that belongs here"
+    } else {
+        "restore it from a backup, or run the hafsd that wrote it"
+    })
 }
 
 /// An error of the control store, for users.
@@ -304,7 +306,14 @@ fn meta_error(error: &MetaError) -> ApiError {
             ErrorCode::TimedOut,
             "look with `hafsctl volume list` whether it happened",
         ),
-        _ => (ErrorCode::Internal, "look at hafsd's log"),
+        MetaError::InvalidSize { .. }
+        | MetaError::InvalidProfile { .. }
+        | MetaError::NotDeleting { .. }
+        | MetaError::NotInSync { .. }
+        | MetaError::EpochsExhausted { .. }
+        | MetaError::ForeignNode { .. }
+        | MetaError::Record { .. }
+        | MetaError::Damaged { .. } => (ErrorCode::Internal, "look at hafsd's log"),
     };
     ApiError::new(code, chain(error)).next(next)
 }

@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 use super::datadir::sync_directory;
 use super::mounting::Mounting;
-use super::{Node, Phase, STORE_FAILED, Slot, State, StoreState, meta_error, no_such_volume, view};
+use super::{
+    Node, Phase, STORE_FAILED, Slot, State, StoreState, meta_error, no_such_volume, report,
+};
 use crate::control::api::{CheckReport, CreateVolume, CreatedVolume, DeletedVolume};
 use crate::control::{ApiError, ErrorCode};
 use crate::output::chain;
@@ -413,7 +415,7 @@ impl Node {
             volume: name.to_owned(),
             clean,
             lsn: report.lsn,
-            digest: view::hex(&report.digest),
+            digest: report::hex(&report.digest),
             inodes: report.inodes,
             dentries: report.dentries,
             extents: report.extents,
@@ -536,7 +538,8 @@ impl Slot {
                 );
             }
             Mounting::Served(serving) => {
-                let mounts = view::mountpoints(&serving.mount, serving.since, &view::mounts_here());
+                let mounts =
+                    report::mountpoints(&serving.mount, serving.since, &report::mounts_here());
                 let mountpoints: Vec<String> =
                     mounts.into_iter().map(|mount| mount.mountpoint).collect();
                 if mountpoints.is_empty() {
@@ -689,11 +692,8 @@ impl Unopened {
 
 impl From<&FsError> for Unopened {
     fn from(error: &FsError) -> Self {
-        let is_full = match error {
-            FsError::NoSpace => true,
-            FsError::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            _ => false,
-        };
+        let is_full = matches!(error, FsError::NoSpace)
+            || matches!(error, FsError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
         let code = if is_full {
             ErrorCode::NoSpace
         } else {
