@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hafs_tests::binaries::program;
@@ -197,6 +198,37 @@ fn sigterm_unmounts_also_what_is_busy() {
     mount.unmount();
     daemon.check("v");
     daemon.stop();
+}
+
+#[test]
+fn the_end_of_hafsd_touches_no_mount_of_another() {
+    if !requirement::mounts_work("a number of a mount that is used again") {
+        return;
+    }
+    let (scratch, other) = (Scratch::new(), Scratch::new());
+    // What the first hafsd has served stays on its list for a while after its unmount.
+    let late = Launch::new(scratch.path()).variable("FAILPOINTS", "mount-ended=sleep(3000)");
+    let daemon = late.start();
+    daemon.create_volume("v");
+    let stranger = Daemon::start(other.path());
+    stranger.create_volume("v");
+    stranger.mount("v", &other.dir("mnt")).unmount();
+
+    let device = |mount: &Mount| fs::metadata(mount.path()).unwrap().dev();
+    let mount = daemon.mount("v", &scratch.dir("mnt"));
+    let number = device(&mount);
+    mount.unmount();
+    // The kernel gives the lowest free number, which is the one just freed unless the machine mounts something else.
+    let theirs = stranger.mount("v", &other.join("mnt"));
+    if device(&theirs) != number {
+        eprintln!("the number was taken by somebody else: nothing is shown by this run");
+    }
+    daemon.stop();
+    assert_eq!(mounts_on(theirs.path()).len(), 1, "unmounted by a stranger");
+    fs::write(theirs.join("file"), "served").unwrap();
+    theirs.unmount();
+    stranger.check("v");
+    stranger.stop();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::volumes::profile;
 use super::{Node, Phase, STORE_FAILED, Slot, StoreState, ending, no_such_volume};
 use crate::control::mounting::{ANSWER_WAIT, Ask, MISSING_WAIT};
 use crate::control::{ApiError, ErrorCode};
-use crate::mountpoint;
+use crate::mountpoint::{self, Probe};
 use crate::output::chain;
 
 /// How long the node's end waits for mounts to be written back and unmounted. Below systemd's 90 s, with time left to
@@ -155,12 +155,12 @@ impl Node {
     }
 
     /// Whether the kernel has let go of the connection; the end of its sessions follows.
-    fn is_disconnected(&self, connection: u32) -> bool {
+    ///
+    /// From then on another mount may have its number, of any FUSE filesystem of the machine.
+    fn is_disconnected(&self, mount: &ServedMount) -> bool {
         let state = self.state.lock();
-        let serving = state
-            .volumes
-            .values()
-            .find_map(|slot| slot.serving(connection));
+        let serving = state.volumes.get(&mount.volume);
+        let serving = serving.and_then(|slot| slot.serving(mount));
         serving.is_none_or(Serving::is_disconnected)
     }
 
@@ -185,9 +185,10 @@ impl Node {
             MountEnd::Unmounted => {}
             MountEnd::Failed(error) => {
                 tracing::error!(volume = name, %error, "mount failed; whoever uses it gets errors");
-                detach_all(mount);
+                self.detach_all(mount);
             }
         }
+        fail::fail_point!("mount-ended");
         // What an unmount leaves behind is expected to be on the disk.
         if let Err(error) = volume.sync() {
             tracing::error!(
@@ -197,10 +198,10 @@ impl Node {
             );
         }
         self.note_commit(name);
-        self.served.remove(mount.connection);
+        self.served.remove(mount);
         let mut state = self.state.lock();
         if let Some(slot) = state.volumes.get_mut(name)
-            && slot.serving(mount.connection).is_some()
+            && slot.serving(mount).is_some()
         {
             slot.mounting = Mounting::Free;
         }
@@ -231,7 +232,9 @@ impl Node {
                 mountpoint = mount.mountpoint,
                 "not unmounted in time; whoever still uses it gets errors"
             );
-            abort(&mount);
+            if !self.is_disconnected(&mount) {
+                abort(&mount);
+            }
         }
         if !self.wait_until_free(ABORT_WAIT) {
             tracing::error!("mounts did not end; volumes are closed under them");
@@ -241,7 +244,7 @@ impl Node {
     /// Writes back, then unmounts; lazily where it is in use. What remains in use elsewhere is aborted.
     fn unmount(&self, mount: &ServedMount) {
         let volume = mount.volume.as_str();
-        let entries = match entries_of(mount) {
+        let entries = match self.entries_of(mount) {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::warn!(volume, error = chain(&error), "cannot look for mounts");
@@ -257,13 +260,51 @@ impl Node {
         for entry in &entries {
             unmount_entry(volume, entry);
         }
-        if !self.is_disconnected(mount.connection) {
+        if !self.is_disconnected(mount) {
             tracing::warn!(
                 volume,
                 mountpoint = mount.mountpoint,
                 "still in use, by open files or in another mount namespace; whoever uses it gets errors from now on"
             );
             abort(mount);
+        }
+    }
+
+    /// All mounts of the superblock in this namespace, top first. None once it is gone.
+    ///
+    /// The kernel gives the number of a connection away as soon as its superblock is gone. So the order counts: whatever
+    /// was listed while the connection stood is ours.
+    fn entries_of(&self, mount: &ServedMount) -> Result<Vec<MountEntry>, hafs_fs::FsError> {
+        let mut entries = mountinfo::mounts()?;
+        if self.is_disconnected(mount) {
+            return Ok(Vec::new());
+        }
+        entries.retain(|entry| is_of(entry, mount));
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Takes a mount that has failed off its directories.
+    fn detach_all(&self, mount: &ServedMount) {
+        let entries = match self.entries_of(mount) {
+            Ok(ours) if !ours.is_empty() => ours,
+            // The connection is aborted, or gone. What is dead and has its number and its name is not in use by anybody.
+            _ => {
+                let mut dead = mountinfo::mounts().unwrap_or_default();
+                dead.retain(|entry| {
+                    is_of(entry, mount) && mountpoint::probe(&entry.mount_point) == Probe::Dead
+                });
+                dead.reverse();
+                dead
+            }
+        };
+        for entry in entries {
+            if mountpoint::is_reachable(&entry)
+                && let Err(error) = mountpoint::detach(&entry.mount_point)
+            {
+                let mountpoint = entry.mount_point.display();
+                tracing::warn!(volume = mount.volume, %mountpoint, %error, "cannot unmount");
+            }
         }
     }
 
@@ -350,10 +391,10 @@ impl Slot {
         !self.checking && profile(self.record.spec.profile) != volume.settings().profile
     }
 
-    /// The mount over this connection, if it is served.
-    fn serving(&self, connection: u32) -> Option<&Serving> {
+    /// This mount, if it is served.
+    fn serving(&self, mount: &ServedMount) -> Option<&Serving> {
         match &self.mounting {
-            Mounting::Served(serving) if serving.mount.connection == connection => Some(serving),
+            Mounting::Served(serving) if serving.mount == *mount => Some(serving),
             Mounting::Free | Mounting::Reserved | Mounting::Served(_) => None,
         }
     }
@@ -413,7 +454,7 @@ impl Reservation {
                 Ok(())
             }
             Err(error) => {
-                node.served.remove(connection);
+                node.served.remove(&mount);
                 self.used = false;
                 tracing::error!(volume = name, error = chain(&error), "cannot serve a mount");
                 Err(failed(
@@ -461,12 +502,11 @@ fn not_available(name: &str, why: &str) -> ApiError {
     .next("repair the cause and mount again; hafsd's log says more")
 }
 
-/// All mounts of the superblock in this namespace, top first.
-fn entries_of(mount: &ServedMount) -> Result<Vec<MountEntry>, hafs_fs::FsError> {
-    let mut entries = mountinfo::mounts()?;
-    entries.retain(|entry| entry.is_hafs() && entry.device == (0, mount.connection));
-    entries.reverse();
-    Ok(entries)
+/// Whether a line of the mount table has the number and the name of `mount`.
+fn is_of(entry: &MountEntry, mount: &ServedMount) -> bool {
+    entry.is_hafs()
+        && entry.device == (0, mount.connection)
+        && entry.source == mount.volume.as_str()
 }
 
 /// Dirty pages of the kernel's cache come to us as writes.
@@ -488,17 +528,6 @@ fn unmount_entry(volume: &str, entry: &MountEntry) {
             Err(error) => tracing::warn!(volume, %mountpoint, %error, "cannot unmount"),
         },
         Err(error) => tracing::warn!(volume, %mountpoint, %error, "cannot unmount"),
-    }
-}
-
-fn detach_all(mount: &ServedMount) {
-    for entry in entries_of(mount).unwrap_or_default() {
-        if mountpoint::is_reachable(&entry)
-            && let Err(error) = mountpoint::detach(&entry.mount_point)
-        {
-            let mountpoint = entry.mount_point.display();
-            tracing::warn!(volume = mount.volume, %mountpoint, %error, "cannot unmount");
-        }
     }
 }
 

@@ -68,9 +68,10 @@ impl ServedMounts {
     }
 
     /// Takes a mount out.
-    pub(super) fn remove(&self, connection: u32) {
+    pub(super) fn remove(&self, ended: &ServedMount) {
         let mut mounts = self.mounts.lock();
-        mounts.retain(|mount| mount.connection != connection);
+        // Another may have the number of its connection already.
+        mounts.retain(|mount| mount != ended);
         if let Err(error) = self.write(&mounts) {
             // A successor looks whether the mount is there and dead before it touches anything.
             tracing::warn!(path = %self.path.display(), %error, "a mount that ended stays written down");
@@ -186,11 +187,26 @@ mod tests {
         assert!(served.read().is_empty());
         served.enter(&mount(3)).unwrap();
         served.enter(&mount(4)).unwrap();
-        served.remove(3);
+        served.remove(&mount(3));
         let successor = ServedMounts::new(path);
         assert_eq!(successor.read(), [mount(4)]);
         successor.clear_dead();
         assert!(successor.read().is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_mount_leaves_the_next_one_with_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mounts.json");
+        let served = ServedMounts::new(path.clone());
+        let next = ServedMount {
+            volume: "wiki".into(),
+            ..mount(3)
+        };
+        served.enter(&mount(3)).unwrap();
+        served.enter(&next).unwrap();
+        served.remove(&mount(3));
+        assert_eq!(ServedMounts::new(path).read(), [next]);
     }
 
     #[test]
