@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// Directory of the programs under test.
 const VARIABLE: &str = "HAFS_BIN_DIR";
 
-/// The program `name`: from `$HAFS_BIN_DIR`, or from the target directory that this test was built into, where a build
-/// with fail points is preferred.
+/// The program `name`: from `$HAFS_BIN_DIR`, or the newest in the target directory that this test was built into. A copy that
+/// `make test` left there must not hide what cargo built since.
 ///
 /// # Panics
 /// If it is not there: building it is the Makefile's part.
@@ -16,11 +16,10 @@ pub fn program(name: &str) -> PathBuf {
         Some(dir) => vec![PathBuf::from(dir)],
         None => build_dirs(),
     };
-    let found = dirs
-        .iter()
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
-    found.unwrap_or_else(|| {
+    let found = dirs.iter().map(|dir| dir.join(name));
+    let built = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+    let newest = found.filter(|path| path.is_file()).max_by_key(built);
+    newest.unwrap_or_else(|| {
         panic!("no program `{name}` in {dirs:?}: build it first, or set {VARIABLE}")
     })
 }

@@ -18,7 +18,7 @@ use crate::Mounted;
 
 /// The errno that `result` failed with.
 #[track_caller]
-fn errno<T>(result: Result<T, impl Into<io::Error>>) -> Errno {
+pub(crate) fn errno<T>(result: Result<T, impl Into<io::Error>>) -> Errno {
     match result {
         Ok(_) => panic!("succeeded"),
         Err(error) => Errno::from_io_error(&error.into()).expect("a system error"),
@@ -26,7 +26,7 @@ fn errno<T>(result: Result<T, impl Into<io::Error>>) -> Errno {
 }
 
 /// A file with these bytes.
-fn file(path: &Path, bytes: &[u8]) -> File {
+pub(crate) fn file(path: &Path, bytes: &[u8]) -> File {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

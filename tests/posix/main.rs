@@ -1,8 +1,10 @@
 //! A real mount against POSIX: the pjdfstest suite, fsx, and each call that applications rely on.
 
+mod bytes;
 mod errno;
 mod files;
 mod fsx;
+mod open;
 mod pjdfstest;
 
 use hafs_tests::{Daemon, Mount, Scratch};
@@ -44,6 +46,24 @@ impl Mounted {
         daemon.kill();
         let daemon = Daemon::start(scratch.path());
         drop(mount);
+        let mount = daemon.mount("v", &scratch.join("mnt"));
+        Self {
+            mount,
+            daemon,
+            scratch,
+        }
+    }
+
+    /// Unmounts, ends hafsd, starts it again and mounts the volume where it was: nothing comes from a cache.
+    fn remounted(self) -> Self {
+        let Self {
+            mount,
+            daemon,
+            scratch,
+        } = self;
+        mount.unmount();
+        daemon.stop();
+        let daemon = Daemon::start(scratch.path());
         let mount = daemon.mount("v", &scratch.join("mnt"));
         Self {
             mount,
