@@ -1,11 +1,14 @@
 //! A real mount against POSIX: the pjdfstest suite, fsx, and each call that applications rely on.
 
+mod attributes;
 mod bytes;
 mod errno;
 mod files;
 mod fsx;
+mod names;
 mod open;
 mod pjdfstest;
+mod times;
 
 use hafs_tests::{Daemon, Mount, Scratch};
 
