@@ -58,6 +58,13 @@ chaos-power: packages-test rocksdb ## 200 power cuts under four writers (HAFS_PO
 	HAFS_POWER_CUTS=$${HAFS_POWER_CUTS:-200} HAFS_BIN_DIR=$(TEST_BIN_DIR) \
 	    cargo nextest run $(CARGO_FLAGS) --profile chaos -p hafs-tests -E 'binary(power)' $(NEXTEST_ARGS)
 
+.PHONY: stress
+stress: packages-test rocksdb ## stress-ng's filesystem stressors and dbench on a mount (as root, 5 minutes; HAFS_STRESS_SECONDS)
+	@tools/scripts/install-packages stress
+	@cargo build $(CARGO_FLAGS) -p hafs-tools $(FAIL_POINTS)
+	@$(call copy_programs,$(TEST_BIN_DIR))
+	HAFS_BIN_DIR=$(TEST_BIN_DIR) cargo nextest run $(CARGO_FLAGS) -p hafs-tests --run-ignored only --no-capture -E 'test(/^stress::/)' $(NEXTEST_ARGS)
+
 .PHONY: lint
 lint: rocksdb ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check

@@ -8,6 +8,8 @@ mod fsx;
 mod names;
 mod open;
 mod pjdfstest;
+mod races;
+mod stress;
 mod times;
 
 use hafs_tests::{Daemon, Mount, Scratch};
