@@ -7,9 +7,12 @@
 //! Handles are stateless: the node id is the inode's number, `fh` is 0, and open, opendir and flush are switched off by
 //! answering ENOSYS once, after which the kernel asks no more. A new process can so serve an old mount.
 
+mod caller;
 mod decode;
 pub(crate) mod negotiate;
 pub(crate) mod reaper;
+pub(crate) mod seek;
+mod serving;
 
 use std::ffi::OsStr;
 use std::io;
@@ -25,14 +28,17 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use tracing::span::EnteredSpan;
 
+use self::caller::{caller, with_umask};
 use self::decode::{AttrRequest, BLOCK_BYTES};
 use self::reaper::Forgets;
+use self::seek::Seeks;
+pub use self::serving::panic_is_fusers;
+use self::serving::{Serving, serving};
 use crate::errno::{errno, is_alarming};
 use crate::error::FsError;
 use crate::metrics::{Metrics, Timed};
-use crate::types::{Attr, Caller, Ino};
+use crate::types::{AclKind, Attr, Ino, SeekTo};
 use crate::volume::Volume;
 
 /// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
@@ -53,13 +59,16 @@ pub(crate) struct Fuse {
     writeback: bool,
     forgets: Forgets,
     metrics: Arc<Metrics>,
+    seeks: Seeks,
+    /// Dirty pages can be asked for; set by `init`.
+    seeks_through_cache: bool,
     /// Capabilities that the kernel offered; set by `init`.
     offered: InitFlags,
 }
 
 /// A request that is being answered: its span, and its count.
 struct Op {
-    _span: EnteredSpan,
+    _span: Serving,
     timed: Timed,
 }
 
@@ -69,6 +78,7 @@ impl Fuse {
         name: Arc<str>,
         writeback: bool,
         forgets: Forgets,
+        seeks: Seeks,
     ) -> Self {
         Self {
             metrics: volume.counters(),
@@ -76,13 +86,16 @@ impl Fuse {
             name,
             writeback,
             forgets,
+            seeks,
+            seeks_through_cache: false,
             offered: InitFlags::empty(),
         }
     }
 
+    /// For as long as a request is in our hands.
     fn span(&self, op: &'static str, ino: INodeNo) -> Op {
         Op {
-            _span: tracing::debug_span!("fuse_op", volume = %self.name, op, ino = ino.0).entered(),
+            _span: serving(tracing::debug_span!("fuse_op", volume = %self.name, op, ino = ino.0)),
             timed: self.metrics.begin(op),
         }
     }
@@ -165,6 +178,7 @@ impl Fuse {
     }
 
     fn forgotten(&self, ino: INodeNo) {
+        let _serving = serving(tracing::Span::none());
         let ino = Ino(ino.0);
         if self.volume.is_orphan(ino) {
             self.forgets.note(ino);
@@ -190,16 +204,10 @@ fn refuse(
     errno
 }
 
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-    }
-}
-
 impl Filesystem for Fuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.offered = config.capabilities();
+        self.seeks_through_cache = seek::can_ask(config.kernel_abi());
         negotiate::negotiate(config, self.writeback);
         Ok(())
     }
@@ -240,10 +248,10 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "mknod";
         let _span = self.span(OP, parent);
-        let mode = decode::new_mode(mode, mode, umask);
+        let caller = with_umask(req, umask);
         let result = self
             .volume
-            .mknod(caller(req), Ino(parent.0), name.as_bytes(), mode, rdev);
+            .mknod(caller, Ino(parent.0), name.as_bytes(), mode, rdev);
         self.entry(OP, parent, result, reply);
     }
 
@@ -258,10 +266,10 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "mkdir";
         let _span = self.span(OP, parent);
-        let mode = decode::new_mode(0, mode, umask);
+        let caller = with_umask(req, umask);
         let result = self
             .volume
-            .mkdir(caller(req), Ino(parent.0), name.as_bytes(), mode);
+            .mkdir(caller, Ino(parent.0), name.as_bytes(), mode);
         self.entry(OP, parent, result, reply);
     }
 
@@ -504,10 +512,11 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "create";
         let _span = self.span(OP, parent);
-        let mode = decode::new_mode(libc::S_IFREG, mode, umask);
+        let caller = with_umask(req, umask);
+        let mode = libc::S_IFREG | (mode & !libc::S_IFMT);
         match self
             .volume
-            .mknod(caller(req), Ino(parent.0), name.as_bytes(), mode, 0)
+            .mknod(caller, Ino(parent.0), name.as_bytes(), mode, 0)
         {
             Ok(attr) => reply.created(
                 &TTL,
@@ -624,9 +633,7 @@ impl Filesystem for Fuse {
         self.empty(OP, ino, result, reply);
     }
 
-    /// With the writeback cache the kernel asks this without writing dirty pages out first, so the volume would call a hole
-    /// what was just written, and a copy of an open file would lose it. ENOSYS makes the kernel take all of a file as data,
-    /// which is always right.
+    /// See [`seek`]. ENOSYS: the kernel takes all of every file as data.
     fn lseek(
         &self,
         _req: &Request,
@@ -637,21 +644,24 @@ impl Filesystem for Fuse {
         reply: ReplyLseek,
     ) {
         const OP: &str = "lseek";
-        let _span = self.span(OP, ino);
-        if self.writeback {
+        let Op { _span, timed } = self.span(OP, ino);
+        if self.writeback && !self.seeks_through_cache {
             return reply.error(Errno::ENOSYS);
         }
         let to = match decode::seek_to(whence) {
             Ok(to) => to,
             Err(errno) => return reply.error(errno),
         };
-        let found = u64::try_from(offset)
-            .map_err(|_| FsError::NoSuchOffset)
-            .and_then(|offset| self.volume.seek(Ino(ino.0), offset, to))
-            .and_then(|found| i64::try_from(found).map_err(|_| FsError::TooBig));
-        match found {
-            Ok(found) => reply.offset(found),
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        let node = Ino(ino.0);
+        let found = self.volume.seek(node, offset, to);
+        let is_sure = to == SeekTo::Data && matches!(found, Ok(data) if data == offset);
+        if is_sure || !self.writeback {
+            seek::answer(&self.metrics, &self.name, node, found, reply);
+        } else {
+            self.seeks.ask(node, offset, to, reply, timed);
         }
     }
 
@@ -700,43 +710,46 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "setxattr";
         let _span = self.span(OP, ino);
-        let mode = match decode::xattr_mode(flags) {
-            Ok(_) if decode::is_posix_acl(name.as_bytes()) => {
-                return reply.error(Errno::EOPNOTSUPP);
-            }
-            Ok(mode) => match decode::xattr_namespace(name.as_bytes()) {
-                Ok(()) => mode,
-                Err(errno) => return reply.error(errno),
-            },
+        let (name, node) = (name.as_bytes(), Ino(ino.0));
+        let mode = decode::xattr_namespace(name).and_then(|()| decode::xattr_mode(flags));
+        let mode = match mode {
+            Ok(mode) => mode,
             Err(errno) => return reply.error(errno),
         };
-        let result = self
-            .volume
-            .setxattr(caller(req), Ino(ino.0), name.as_bytes(), value, mode);
+        let result = match AclKind::of_name(name) {
+            None => self.volume.setxattr(caller(req), node, name, value, mode),
+            Some(kind) => self.volume.getattr(node).and_then(|attr| {
+                // The kernel holds the inode's lock, so its group stays what it is.
+                let keep_sgid = caller::keeps_setgid(req, attr.gid);
+                self.volume.set_acl(node, kind, value, keep_sgid)
+            }),
+        };
         self.empty(OP, ino, result, reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         const OP: &str = "getxattr";
         let _span = self.span(OP, ino);
-        if decode::is_posix_acl(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
+        if let Err(errno) = decode::xattr_namespace(name.as_bytes()) {
+            return reply.error(errno);
         }
         let result = self.volume.getxattr(Ino(ino.0), name.as_bytes());
         self.sized(OP, ino, size, result, reply);
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         const OP: &str = "listxattr";
         let _span = self.span(OP, ino);
-        self.sized(OP, ino, size, self.volume.listxattr(Ino(ino.0)), reply);
+        let names = self.volume.listxattr(Ino(ino.0));
+        let names = names.map(|names| decode::listed(names, || caller::sees_trusted(req)));
+        self.sized(OP, ino, size, names, reply);
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         const OP: &str = "removexattr";
         let _span = self.span(OP, ino);
-        if decode::is_posix_acl(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
+        if let Err(errno) = decode::xattr_namespace(name.as_bytes()) {
+            return reply.error(errno);
         }
         let result = self
             .volume

@@ -25,7 +25,7 @@ pub use log::FsyncDone;
 pub use mount::{Mount, MountEnd, MountSettings};
 pub use store::{SharedCache, VolumeIdentity};
 pub use types::{
-    Attr, Caller, DirEntry, FallocateMode, FileKind, Ino, RenameMode, SeekTo, SetAttr, SetTime,
-    StatFs, Time, XattrMode,
+    AclKind, Attr, Caller, DirEntry, FallocateMode, FileKind, Ino, RenameMode, SeekTo, SetAttr,
+    SetTime, StatFs, Time, XattrMode,
 };
 pub use volume::{Profile, Volume, VolumeSettings, VolumeStatus};

@@ -5,7 +5,9 @@
 //! [`fuse`](crate::fuse)'s; who may mount, and where, is the caller's.
 //!
 //! One session a thread, each over its own clone of the descriptor: requests that one session has read and not answered
-//! stay with that descriptor, so a keeper that holds them all can give them to a new daemon.
+//! stay with that descriptor, so a keeper that holds them all can give them to a new daemon. A session that fuser's own
+//! panic ended is followed by another, over a new clone: closing the old one has the kernel fail the request that nobody
+//! will answer.
 
 pub(crate) mod device;
 mod probe;
@@ -17,6 +19,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
@@ -27,7 +30,9 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 use crate::error::FsError;
 use crate::fuse::Fuse;
 use crate::fuse::negotiate::REQUEST_BYTES_MAX;
+pub use crate::fuse::panic_is_fusers;
 use crate::fuse::reaper::{self, Reaper};
+use crate::fuse::seek::{self, SEEKERS, Seeker};
 use crate::volume::{Profile, Volume};
 
 pub use self::probe::{KernelOffer, kernel_offer};
@@ -103,27 +108,33 @@ impl Mount {
             "orphans of an earlier mount"
         );
 
-        let notify = connection.fds[0]
-            .try_clone()
-            .map_err(|source| FsError::Io {
-                op: "dup",
-                path: "/dev/fuse".to_owned(),
-                source,
-            })?;
-        let (forgets, reaper) = reaper::reaper(Arc::clone(&volume), notify);
+        let control = Arc::clone(&connection.control);
         let name: Arc<str> = settings.name.as_str().into();
-        let sessions = connection.attach(|| {
+        let (forgets, reaper) = reaper::reaper(Arc::clone(&volume), Arc::clone(&control));
+        let (seeks, seeker) =
+            seek::seeker(Arc::clone(&volume), Arc::clone(&name), Arc::clone(&control));
+        let writeback = settings.writeback;
+        let fuse = {
             let (volume, name) = (Arc::clone(&volume), Arc::clone(&name));
-            Fuse::new(volume, name, settings.writeback, forgets.clone())
-        })?;
-        // Only the sessions keep their ends now: the reaper stops when the last one does.
-        drop(forgets);
+            move || {
+                let (volume, name) = (Arc::clone(&volume), Arc::clone(&name));
+                Fuse::new(volume, name, writeback, forgets.clone(), seeks.clone())
+            }
+        };
+        let sessions = connection.attach(&fuse)?;
+        // Only the sessions keep their ends of the queues now: reaper and seekers stop when the last one does.
+        let heir = Heir {
+            control,
+            init: connection.init.into(),
+            fuse: Arc::new(fuse),
+        };
 
         let mount = Self {
             connection: settings.connection,
         };
         mount.set_readahead(volume.settings().profile);
-        run(sessions, reaper, volume, name, ended)?;
+        let background = Background { reaper, seeker };
+        run(sessions, &heir, background, volume, name, ended)?;
         tracing::info!(
             volume = settings.name,
             connection = mount.connection,
@@ -171,7 +182,7 @@ pub fn serve_filesystem<F: Filesystem>(
     let sessions = Connection::from_fresh(device, session_count())?.attach(filesystem)?;
     let mut threads = Vec::with_capacity(sessions.len());
     for (number, session) in sessions.into_iter().enumerate() {
-        let (start, thread) = spawn_session(number, session)?;
+        let (start, thread) = spawn_session(number, move || session.run())?;
         start.send(()).expect("the session thread waits for this");
         threads.push(thread);
     }
@@ -193,6 +204,10 @@ fn session_count() -> usize {
 /// A mounted connection: its descriptors, and the kernel's INIT request, which everybody who ever serves it must answer
 /// alike.
 struct Connection {
+    /// As it was handed over: for messages and for making clones. No session reads from it, since who handed it over may
+    /// hold it, too, and a session's descriptor must close when the session ends.
+    control: Arc<OwnedFd>,
+    /// The sessions': clones.
     fds: Vec<OwnedFd>,
     init: Vec<u8>,
 }
@@ -202,11 +217,12 @@ impl Connection {
     fn from_fresh(device: OwnedFd, count: usize) -> Result<Self, FsError> {
         device::check(device.as_fd())?;
         let init = device::read_init(device.as_fd())?;
-        let mut fds = vec![device];
-        while fds.len() < count {
-            fds.push(device::clone_of(fds[0].as_fd())?);
-        }
-        Ok(Self { fds, init })
+        let fds = (0..count).map(|_| device::clone_of(device.as_fd()));
+        Ok(Self {
+            fds: fds.collect::<Result<_, _>>()?,
+            control: Arc::new(device),
+            init,
+        })
     }
 
     /// Makes a session for each descriptor and answers INIT. No session runs yet.
@@ -226,18 +242,41 @@ impl Connection {
             sessions.push(session);
         }
         let answer = answer.expect("a connection has a descriptor");
-        device::answer(self.fds[0].as_fd(), &answer)?;
+        device::answer(self.control.as_fd(), &answer)?;
         Ok(sessions)
     }
 }
 
 type SessionThread = JoinHandle<io::Result<()>>;
 
-/// Starts a thread for each session, and one that reaps orphans and then waits for their end. All or none: if a thread
-/// cannot be made, no session reads a request.
+/// What a session needs to take the place of one that panicked.
+#[derive(Clone)]
+struct Heir {
+    control: Arc<OwnedFd>,
+    init: Arc<[u8]>,
+    fuse: Arc<dyn Fn() -> Fuse + Send + Sync>,
+}
+
+impl Heir {
+    fn session(&self) -> Result<Session<Fuse>, FsError> {
+        let device = device::clone_of(self.control.as_fd())?;
+        let (session, _same_answer) = device::attach((self.fuse)(), device.as_fd(), &self.init)?;
+        Ok(session)
+    }
+}
+
+/// What works beside the sessions.
+struct Background {
+    reaper: Reaper,
+    seeker: Seeker,
+}
+
+/// Starts a thread for each session, those that answer lseek, and one that reaps orphans and then waits for the sessions'
+/// end. All or none: if a thread cannot be made, no session reads a request.
 fn run(
     sessions: Vec<Session<Fuse>>,
-    reaper: Reaper,
+    heir: &Heir,
+    background: Background,
     volume: Arc<Volume>,
     name: Arc<str>,
     ended: MountEnded,
@@ -245,9 +284,15 @@ fn run(
     let mut starts = Vec::with_capacity(sessions.len());
     let mut threads = Vec::with_capacity(sessions.len());
     for (number, session) in sessions.into_iter().enumerate() {
-        let (start, thread) = spawn_session(number, session)?;
+        let heir = heir.clone();
+        let (start, thread) = spawn_session(number, move || serve(session, &heir))?;
         starts.push(start);
         threads.push(thread);
+    }
+    let Background { reaper, seeker } = background;
+    for number in 0..SEEKERS {
+        let seeker = seeker.clone();
+        spawn(format!("hafs-seek-{number}"), move || seeker.run())?;
     }
     spawn("hafs-mount".to_owned(), move || {
         reaper.run();
@@ -262,18 +307,46 @@ fn run(
 }
 
 /// The thread waits until it is sent something; if the sender is dropped instead, it ends.
-fn spawn_session<F: Filesystem>(
+fn spawn_session(
     number: usize,
-    session: Session<F>,
+    body: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Result<(SyncSender<()>, SessionThread), FsError> {
     let (start, started) = mpsc::sync_channel(1);
     let thread = spawn(format!("hafs-fuse-{number}"), move || {
         match started.recv() {
-            Ok(()) => session.run(),
+            Ok(()) => body(),
             Err(mpsc::RecvError) => Ok(()),
         }
     })?;
     Ok((start, thread))
+}
+
+/// Runs a session, and another after each that fuser's own panic ended: see [`panic_is_fusers`].
+fn serve(mut session: Session<Fuse>, heir: &Heir) -> io::Result<()> {
+    loop {
+        match session.run() {
+            // Of the errors that end a session only this one comes from no system call.
+            Err(error)
+                if error.kind() == io::ErrorKind::Other && error.raw_os_error().is_none() =>
+            {
+                report_panic();
+                session = heir.session().map_err(io::Error::other)?;
+            }
+            end => return end,
+        }
+    }
+}
+
+/// Says so the first time and then ever more rarely: whoever causes it can do so all the time.
+fn report_panic() {
+    static PANICS: AtomicU64 = AtomicU64::new(0);
+    let count = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
+    if count.is_power_of_two() {
+        tracing::warn!(
+            count,
+            "an application sent a request that cannot be read; it was refused"
+        );
+    }
 }
 
 fn spawn<T: Send + 'static>(

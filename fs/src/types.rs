@@ -87,18 +87,25 @@ pub struct Attr {
 }
 
 /// Who asks. Permission checks are the kernel's (`default_permissions`); the volume needs the ids for new inodes and for
-/// clearing setuid.
+/// clearing setuid, and the umask for new inodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Permissions that a new inode does not get, `0..=0o777`; where the directory has a default access control list, that
+    /// takes its place.
+    pub umask: u16,
 }
 
 impl Caller {
-    /// The superuser.
-    pub const ROOT: Self = Self { uid: 0, gid: 0 };
+    /// The superuser, with an empty umask.
+    pub const ROOT: Self = Self {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
 }
 
 /// A change of attributes; `None` leaves one as it is.
@@ -170,6 +177,15 @@ pub enum SeekTo {
     Data,
     /// The next byte that was not; the end of the file is a hole.
     Hole,
+}
+
+/// The two access control lists of POSIX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclKind {
+    /// Who may access the inode.
+    Access,
+    /// A directory's: what new inodes in it get.
+    Default,
 }
 
 /// How setxattr(2) treats an attribute that is there, or is not.

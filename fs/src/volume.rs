@@ -2,7 +2,7 @@
 //!
 //! [`crate::fuse`] calls it for the kernel, hafsd for `check` and `status`, tests directly. Permission checks are the
 //! kernel's (`default_permissions`); everything else that POSIX asks for is decided here. Operations are in the parts:
-//! names in `namei`, attributes in `attr`, bytes in `data`, extended attributes in `xattr`.
+//! names in `namei`, attributes in `attr`, bytes in `data`, extended attributes in `xattr`, access control lists in `acl`.
 //!
 //! An operation that changes something becomes one record: it is built under the write lock, appended to the log (which
 //! puts it into the page cache of the host: killing this process loses nothing), applied to the state, and answered. Long
@@ -36,6 +36,7 @@ use crate::types::{Ino, StatFs};
 use crate::volume::background::UNFLUSHED_BUFFERS_MAX;
 use crate::volume::txn::{NewPiece, Txn};
 
+mod acl;
 mod attr;
 mod background;
 mod collect;

@@ -14,6 +14,7 @@ use hafs_protocol::{Epoch, Lineage, NodeId as Machine, StoreId, VolumeId};
 use proptest_state_machine::StateMachineTest;
 
 use crate::op::{self, Op};
+use crate::reference::acl::acl_value;
 use crate::reference::{Fault, NodeId, Outcome, ROOT, Reference, time};
 
 /// A volume in a directory of its own, which goes with it.
@@ -137,7 +138,10 @@ impl Machinery {
             | Op::Fallocate { .. }
             | Op::Copy { .. }
             | Op::Seek { .. } => self.data(op),
-            Op::SetXattr { .. } | Op::GetXattr { .. } | Op::RemoveXattr { .. } => self.xattr(op),
+            Op::SetXattr { .. }
+            | Op::GetXattr { .. }
+            | Op::RemoveXattr { .. }
+            | Op::SetAcl { .. } => self.xattr(op),
             Op::ScanStart { dir, entries } => self.scan(reference, dir, entries, false).map(done),
             Op::ScanNext { dir, entries, plus } => {
                 self.scan(reference, dir, entries, plus).map(done)
@@ -333,6 +337,15 @@ impl Machinery {
                 .map(Answer::Bytes),
             Op::RemoveXattr { node, name } => volume
                 .removexattr(Caller::ROOT, self.ino(node), &op::xattr_name(name))
+                .map(done),
+            Op::SetAcl {
+                node,
+                kind,
+                shape,
+                perms,
+                keep_sgid,
+            } => volume
+                .set_acl(self.ino(node), kind, &acl_value(shape, perms), keep_sgid)
                 .map(done),
             _ => unreachable!("not about extended attributes: {op:?}"),
         }

@@ -4,10 +4,11 @@
 //! it creates along: so it means the same thing after shrinking took other operations away. Every operation is allowed in
 //! every state; where its inode is gone, both sides have to refuse it in the same way.
 
-use hafs_fs::{Caller, FallocateMode, RenameMode, SeekTo, XattrMode};
+use hafs_fs::{AclKind, Caller, FallocateMode, RenameMode, SeekTo, XattrMode};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::reference::acl::AclShape;
 use crate::reference::{NodeId, ROOT, Reference};
 
 /// The largest offset a file may reach.
@@ -153,6 +154,14 @@ pub(crate) enum Op {
         node: NodeId,
         name: u8,
     },
+    SetAcl {
+        node: NodeId,
+        kind: AclKind,
+        shape: AclShape,
+        /// Owner, group, mask, others: an octal digit each.
+        perms: u16,
+        keep_sgid: bool,
+    },
     ScanStart {
         dir: NodeId,
         entries: usize,
@@ -205,8 +214,8 @@ fn fill(seed: u64, bytes: &mut [u8]) {
 fn callers() -> impl Strategy<Value = Caller> {
     prop_oneof![
         3 => Just(Caller::ROOT),
-        2 => Just(Caller { uid: 1000, gid: 1000 }),
-        1 => Just(Caller { uid: 1001, gid: 50 }),
+        2 => Just(Caller { uid: 1000, gid: 1000, umask: 0o022 }),
+        1 => Just(Caller { uid: 1001, gid: 50, umask: 0o077 }),
     ]
 }
 
@@ -339,6 +348,12 @@ pub(crate) fn ops(state: &Reference) -> BoxedStrategy<Op> {
         ),
         1 => (file_or_dir(&files, &dirs), 0..8_u8).prop_map(|(node, name)| Op::GetXattr { node, name }),
         2 => (file_or_dir(&files, &dirs), 0..8_u8).prop_map(|(node, name)| Op::RemoveXattr { node, name }),
+        5 => (file_or_dir(&files, &dirs), acl_kinds(), acl_shapes(), 0..0o10000_u16, any::<bool>()).prop_map(
+            |(node, kind, shape, perms, keep_sgid)| Op::SetAcl { node, kind, shape, perms, keep_sgid }
+        ),
+        1 => (some(), acl_kinds(), acl_shapes()).prop_map(|(node, kind, shape)| {
+            Op::SetAcl { node, kind, shape, perms: 0o7654, keep_sgid: true }
+        }),
         2 => (dir(), 0..6_usize).prop_map(|(dir, entries)| Op::ScanStart { dir, entries }),
         4 => (scanned, 1..6_usize, any::<bool>()).prop_map(|(dir, entries, plus)| Op::ScanNext { dir, entries, plus }),
         3 => prop_oneof![4 => orphan, 1 => some()].prop_map(|node| Op::Reclaim { node }),
@@ -398,6 +413,17 @@ fn fallocate_modes() -> impl Strategy<Value = FallocateMode> {
 
 fn xattr_modes() -> impl Strategy<Value = XattrMode> {
     prop_oneof![3 => Just(XattrMode::Set), 1 => Just(XattrMode::Create), 1 => Just(XattrMode::Replace)]
+}
+
+fn acl_kinds() -> impl Strategy<Value = AclKind> {
+    select(vec![AclKind::Access, AclKind::Default])
+}
+
+fn acl_shapes() -> impl Strategy<Value = AclShape> {
+    prop_oneof![
+        1 => select(vec![AclShape::Empty, AclShape::Invalid, AclShape::Trivial]),
+        4 => select(vec![AclShape::Masked, AclShape::Named]),
+    ]
 }
 
 fn xattr_lens() -> impl Strategy<Value = usize> {

@@ -4,6 +4,7 @@
 //! real volume and compares. It is written for clarity, not speed, and knows nothing of logs, chunks or crashes: whatever
 //! happens below, a volume that answered must look like this.
 
+pub(crate) mod acl;
 pub(crate) mod content;
 mod data;
 mod namespace;
@@ -46,6 +47,7 @@ pub(crate) enum Fault {
     NoXattr,
     XattrTooBig,
     NoSuchOffset,
+    Unsupported,
     /// Anything else: never expected.
     Other,
 }
@@ -67,6 +69,7 @@ impl From<&FsError> for Fault {
             FsError::NoXattr => Self::NoXattr,
             FsError::XattrTooBig => Self::XattrTooBig,
             FsError::NoSuchOffset => Self::NoSuchOffset,
+            FsError::Unsupported => Self::Unsupported,
             _ => Self::Other,
         }
     }
@@ -370,7 +373,12 @@ impl Reference {
             Op::Read { node, offset, len } => self.read(node, offset, len),
             Op::Truncate { node, caller, size } => self.truncate(node, caller, size),
             Op::Chmod { node, perm } => self.chmod(node, perm),
-            Op::Chown { node, uid, gid, .. } => self.chown(node, uid, gid),
+            Op::Chown {
+                node,
+                caller,
+                uid,
+                gid,
+            } => self.chown(node, caller, uid, gid),
             Op::SetTimes {
                 node,
                 atime,
@@ -402,6 +410,13 @@ impl Reference {
             } => self.set_xattr(node, &op::xattr_name(name), op::payload(seed, len), mode),
             Op::GetXattr { node, name } => self.xattr(node, &op::xattr_name(name)),
             Op::RemoveXattr { node, name } => self.remove_xattr(node, &op::xattr_name(name)),
+            Op::SetAcl {
+                node,
+                kind,
+                shape,
+                perms,
+                keep_sgid,
+            } => self.set_acl(node, kind, shape, perms, keep_sgid),
             Op::ScanStart { dir, .. } => self.scan_start(dir),
             Op::ScanNext { dir, .. } => self.scan_next(dir),
             Op::Reclaim { node } => Ok(self.reclaim(node)),

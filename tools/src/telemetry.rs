@@ -21,7 +21,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to stderr and makes every panic end the process.
+/// Starts logging to stderr and makes every panic of our own end the process.
 ///
 /// `filter` is a `tracing` filter such as `info` or `info,hafs_fs=debug`. Fails if it is not.
 pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
@@ -49,9 +49,13 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 ///
 /// Never unwind: a dropped FUSE reply answers EIO to an application whose operation may have happened, and a lock left
 /// behind by a dead thread would stop a volume without a word. A dead hafsd, on the other hand, loses no byte, and its
-/// successor finds a clean state.
+/// successor finds a clean state. A panic of the FUSE crate over a request that it cannot read is no invariant of ours, and
+/// an application can cause it: that session is replaced.
 fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
+        if hafs_fs::mount::panic_is_fusers() {
+            return;
+        }
         let thread = std::thread::current();
         let message = info.payload_as_str().unwrap_or("(no message)");
         let location = info.location().map(ToString::to_string).unwrap_or_default();

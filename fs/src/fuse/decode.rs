@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
 
 use crate::types::{
-    Attr, FallocateMode, FileKind, RenameMode, SeekTo, SetAttr, SetTime, StatFs, Time, XattrMode,
+    AclKind, Attr, FallocateMode, FileKind, RenameMode, SeekTo, SetAttr, SetTime, StatFs, Time,
+    XattrMode,
 };
 
 /// Unit of everything that is counted in blocks: the page size that FUSE caches in.
@@ -18,6 +19,9 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// Inodes that statfs(2) says there can be. A volume has no such limit; this is the largest number that 32-bit programs read
 /// without `EOVERFLOW`.
 const INODES_MAX: u64 = u32::MAX as u64;
+
+/// Namespace of attributes that only administrators see.
+const TRUSTED: &[u8] = b"trusted.";
 
 /// Attributes as the kernel wants them.
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
@@ -143,11 +147,6 @@ fn permissions(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).expect("twelve bits fit into sixteen")
 }
 
-/// Mode of a new inode: the kernel leaves the umask to us (`DONT_MASK`), and the type to `kind` where it is known.
-pub(super) fn new_mode(kind: u32, mode: u32, umask: u32) -> u32 {
-    (kind & libc::S_IFMT) | (mode & !umask & 0o7777)
-}
-
 /// renameat2(2)'s flags. `EINVAL` for unknown ones, as its manual says.
 pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, Errno> {
     const NO_REPLACE_WHITEOUT: u32 = libc::RENAME_NOREPLACE | libc::RENAME_WHITEOUT;
@@ -194,15 +193,6 @@ pub(super) fn xattr_mode(flags: i32) -> Result<XattrMode, Errno> {
     }
 }
 
-/// POSIX ACLs come with masks and inheritance that must work together with creation; until they do, they are not
-/// supported, rather than stored and ignored.
-pub(super) fn is_posix_acl(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"system.posix_acl_access" | b"system.posix_acl_default"
-    )
-}
-
 /// statfs(2)'s numbers, in blocks of [`BLOCK_BYTES`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Blocks {
@@ -225,9 +215,13 @@ pub(super) fn blocks(stat: &StatFs) -> Blocks {
     }
 }
 
-/// Attributes live in one of Linux's namespaces and have a name in it: xattr(7).
+/// Attributes live in one of Linux's namespaces and have a name in it: xattr(7). In the system's only access control lists
+/// are kept.
 pub(super) fn xattr_namespace(name: &[u8]) -> Result<(), Errno> {
-    const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+    const NAMESPACES: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
+    if AclKind::of_name(name).is_some() {
+        return Ok(());
+    }
     let namespace = NAMESPACES
         .into_iter()
         .find(|namespace| name.starts_with(namespace));
@@ -236,6 +230,21 @@ pub(super) fn xattr_namespace(name: &[u8]) -> Result<(), Errno> {
         Some(namespace) if namespace.len() == name.len() => Err(Errno::EINVAL),
         Some(_) => Ok(()),
     }
+}
+
+/// What listxattr(2) shows of `names`, each followed by NUL: `trusted.` ones only to whom may read them.
+pub(super) fn listed(mut names: Vec<u8>, sees_trusted: impl FnOnce() -> bool) -> Vec<u8> {
+    let hidden = |name: &[u8]| name.starts_with(TRUSTED);
+    let mut each = names.split_inclusive(|&byte| byte == 0);
+    if each.any(hidden) && !sees_trusted() {
+        let kept = names.split_inclusive(|&byte| byte == 0);
+        names = kept
+            .filter(|name| !hidden(name))
+            .flatten()
+            .copied()
+            .collect();
+    }
+    names
 }
 
 #[cfg(test)]
@@ -314,15 +323,6 @@ mod tests {
     }
 
     #[test]
-    fn a_new_mode_has_the_umask_taken_off_and_one_kind() {
-        assert_eq!(
-            new_mode(libc::S_IFREG, 0o106_777, 0o022),
-            libc::S_IFREG | 0o6755
-        );
-        assert_eq!(new_mode(0, libc::S_IFDIR | 0o1777, 0o077), 0o1700);
-    }
-
-    #[test]
     fn setattr_leaves_what_is_not_asked_for() {
         let request = AttrRequest {
             mode: Some(libc::S_IFREG | 0o4755),
@@ -359,9 +359,24 @@ mod tests {
     fn attributes_need_a_namespace_and_a_name() {
         assert!(xattr_namespace(b"user.a").is_ok());
         assert_eq!(xattr_namespace(b"user.").unwrap_err().code(), libc::EINVAL);
+        assert!(xattr_namespace(b"system.posix_acl_default").is_ok());
+        for unknown in [&b"bogus.a"[..], b"system.a", b"user"] {
+            assert_eq!(
+                xattr_namespace(unknown).unwrap_err().code(),
+                libc::EOPNOTSUPP
+            );
+        }
+    }
+
+    #[test]
+    fn trusted_names_are_shown_to_few() {
+        let names = b"security.a\0trusted.b\0user.c\0".to_vec();
+        assert_eq!(listed(names.clone(), || true), names);
+        assert_eq!(listed(names, || false), b"security.a\0user.c\0");
+        let harmless = b"user.trusted.\0".to_vec();
         assert_eq!(
-            xattr_namespace(b"bogus.a").unwrap_err().code(),
-            libc::EOPNOTSUPP
+            listed(harmless.clone(), || panic!("no need to ask")),
+            harmless
         );
     }
 }

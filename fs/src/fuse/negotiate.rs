@@ -32,7 +32,6 @@ const fn wanted(flag: InitFlags) -> Wanted {
 /// - `FLOCK_LOCKS`, `POSIX_LOCKS`: one writer, so locks within this kernel are right, and they outlive a daemon.
 /// - `SETXATTR_EXT`: fuser 0.18 panics on the longer request.
 /// - `AUTO_INVAL_DATA`: all writes go through this kernel, its pages are never stale.
-/// - `POSIX_ACL`: not before creation inherits them.
 /// - `DIRECT_IO_ALLOW_MMAP`: no file is opened with `FOPEN_DIRECT_IO`.
 /// - `SPLICE_*`: fuser copies. `PASSTHROUGH`: excludes the writeback cache. `ALLOW_IDMAP`: the ids would arrive unmapped.
 const WANTED: &[Wanted] = &[
@@ -54,7 +53,9 @@ const WANTED: &[Wanted] = &[
     wanted(InitFlags::FUSE_READDIRPLUS_AUTO),
     // Without it the kernel asks for `security.capability` before each write: half the write rate.
     wanted(InitFlags::FUSE_HANDLE_KILLPRIV_V2),
-    // The umask reaches us, so that default ACLs can take its place.
+    // The kernel enforces access control lists, and forgets what it knows of one when chmod or a new list may change it.
+    wanted(InitFlags::FUSE_POSIX_ACL),
+    // The umask reaches us, so that default lists can take its place.
     wanted(InitFlags::FUSE_DONT_MASK),
     // Handles outlive the kernel's cache: node ids are inode numbers, and `.` and `..` can be looked up.
     wanted(InitFlags::FUSE_EXPORT_SUPPORT),

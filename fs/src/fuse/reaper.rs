@@ -46,13 +46,13 @@ impl Forgets {
 #[derive(Debug)]
 pub(crate) struct Reaper {
     volume: Arc<Volume>,
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
     queue: Receiver<Ino>,
     sweep_needed: Arc<AtomicBool>,
 }
 
 /// Makes both ends. `device` is any descriptor of the connection.
-pub(crate) fn reaper(volume: Arc<Volume>, device: OwnedFd) -> (Forgets, Reaper) {
+pub(crate) fn reaper(volume: Arc<Volume>, device: Arc<OwnedFd>) -> (Forgets, Reaper) {
     let (sender, queue) = mpsc::sync_channel(QUEUE_MAX);
     let sweep_needed = Arc::new(AtomicBool::new(false));
     let forgets = Forgets {

@@ -1,7 +1,7 @@
-//! The parts of `/dev/fuse` that fuser does not speak: cloning a descriptor, a handshake that can be replayed, and the
-//! question whether the kernel holds an inode.
+//! The parts of `/dev/fuse` that fuser does not speak: cloning a descriptor, a handshake that can be replayed, the question
+//! whether the kernel holds an inode, and dropping a file's pages.
 //!
-//! Called by [`mount`](crate::mount) and the reaper. fuser does its handshake on a socket pair; then the device takes the
+//! Called by [`mount`](crate::mount), the reaper and the seeker. fuser does its handshake on a socket pair; then the device takes the
 //! place of the socket under the same descriptor number. So the INIT request can be kept and given to each session, and
 //! one answer goes to the kernel, whoever serves the connection later.
 
@@ -137,25 +137,46 @@ pub(super) fn answer(device: BorrowedFd<'_>, reply: &[u8]) -> Result<(), FsError
 /// Asks by telling the kernel to drop the inode's cached attributes (offset -1: not its pages), which it answers with
 /// ENOENT if there is no such inode. fuser's own notifier hides just that answer.
 pub(crate) fn kernel_holds(device: BorrowedFd<'_>, ino: Ino) -> Result<bool, FsError> {
-    match rustix::io::write(device, &inval_inode(ino)) {
+    match rustix::io::write(device, &inval_inode(ino, -1, 0)) {
         Ok(_) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("ask about an inode")(errno)),
     }
 }
 
-/// `fuse_out_header` { len, error, unique = 0 } and `fuse_notify_inval_inode_out` { ino, offset = -1, length = 0 }.
+/// Has the kernel drop the pages that it holds of `len` bytes from `from`, or of all after it. Returns when what of them
+/// was dirty is written, by requests that session threads must answer: never call it from one of these.
+pub(crate) fn drop_pages(
+    device: BorrowedFd<'_>,
+    ino: Ino,
+    from: u64,
+    len: Option<u64>,
+) -> Result<(), FsError> {
+    // Zero means all.
+    let len = len.map_or(Ok(0), i64::try_from);
+    let (Ok(from), Ok(len)) = (i64::try_from(from), len) else {
+        return Err(FsError::TooBig);
+    };
+    match rustix::io::write(device, &inval_inode(ino, from, len)) {
+        // Without an inode there are no pages.
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed("drop pages")(errno)),
+    }
+}
+
+/// `fuse_out_header` { len, error, unique = 0 } and `fuse_notify_inval_inode_out` { ino, offset, length }.
 #[expect(
     clippy::host_endian_bytes,
     reason = "FUSE's structures are the host's own"
 )]
-fn inval_inode(ino: Ino) -> [u8; OUT_HEADER_BYTES + 24] {
+fn inval_inode(ino: Ino, offset: i64, bytes: i64) -> [u8; OUT_HEADER_BYTES + 24] {
     let mut message = [0; OUT_HEADER_BYTES + 24];
     let len = u32::try_from(message.len()).expect("40 bytes");
     message[0..4].copy_from_slice(&len.to_ne_bytes());
     message[4..8].copy_from_slice(&NOTIFY_INVAL_INODE.to_ne_bytes());
     message[16..24].copy_from_slice(&ino.0.to_ne_bytes());
-    message[24..32].copy_from_slice(&(-1_i64).to_ne_bytes());
+    message[24..32].copy_from_slice(&offset.to_ne_bytes());
+    message[32..40].copy_from_slice(&bytes.to_ne_bytes());
     message
 }
 

@@ -1,8 +1,8 @@
 //! Attributes: getattr and setattr, and what clears setuid, setgid and file capabilities.
 
-use super::Volume;
 use super::data::Cut;
 use super::txn::Txn;
+use super::{Volume, acl};
 use crate::clock;
 use crate::error::FsError;
 use crate::store::key::{Inode, Table, xattr_key};
@@ -57,7 +57,8 @@ fn set_some(
             clear_privileges(txn, ino, &mut inode)?;
         }
     }
-    if set.uid.is_some() || set.gid.is_some() {
+    let is_empty = *set == SetAttr::default();
+    if changes_owner(caller, set) {
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         if inode.kind != FileKind::Directory {
@@ -66,20 +67,27 @@ fn set_some(
     }
     if let Some(perm) = set.perm {
         inode.perm = perm & 0o7777;
+        acl::follow_mode(txn, ino, &inode)?;
     }
     set_time(&mut inode.atime, set.atime, now);
     set_time(&mut inode.mtime, set.mtime, now);
-    let changes_something = SetAttr {
-        ctime: None,
-        ..*set
-    } != SetAttr::default();
-    inode.ctime = match set.ctime {
-        Some(ctime) => ctime,
-        None if changes_something => now,
-        None => inode.ctime,
-    };
+    if !is_empty {
+        inode.ctime = set.ctime.unwrap_or(now);
+    }
     txn.put_inode(ino, &inode)?;
     Ok(Some(inode.attr(ino)))
+}
+
+/// True for chown(2), also to the same owner and group, which the kernel tells by the change time alone; or, without the
+/// writeback cache, by nothing at all. Nothing is also what comes before the write of a file that has capabilities; root's
+/// leaves setuid and setgid.
+fn changes_owner(caller: Caller, set: &SetAttr) -> bool {
+    let only_ctime = SetAttr {
+        ctime: set.ctime,
+        ..SetAttr::default()
+    };
+    let names_nothing = *set == only_ctime && (set.ctime.is_some() || caller.uid != 0);
+    set.uid.is_some() || set.gid.is_some() || names_nothing
 }
 
 fn set_time(field: &mut Time, set: Option<SetTime>, now: Time) {

@@ -1,7 +1,7 @@
 //! Names: lookup, make, link, unlink, rename, readdir.
 
 use super::txn::{FoundName, Txn, find_name};
-use super::{Inner, Volume};
+use super::{Inner, Volume, acl};
 use crate::clock;
 use crate::error::FsError;
 use crate::store::key::{Dentry, Inode, Table, dentry_key, ino_key, key_second, row_body};
@@ -54,7 +54,7 @@ impl Volume {
         }
     }
 
-    /// Makes a file, pipe, socket or device. `mode`: type bits (`S_IFREG`, ...) and permissions, the umask taken off.
+    /// Makes a file, pipe, socket or device. `mode`: type bits (`S_IFREG`, ...) and permissions as asked for.
     pub fn mknod(
         &self,
         caller: Caller,
@@ -90,7 +90,7 @@ impl Volume {
         )
     }
 
-    /// Makes a directory. `mode`: permissions, the umask taken off.
+    /// Makes a directory. `mode`: permissions as asked for.
     pub fn mkdir(
         &self,
         caller: Caller,
@@ -152,6 +152,7 @@ impl Volume {
             let ino = txn.take_ino();
             let inherits = dir.perm & S_ISGID != 0;
             let is_dir = kind == FileKind::Directory;
+            let perm = acl::inherit(txn, parent, ino, kind, perm, caller.umask)?;
             let inode = Inode {
                 kind,
                 perm: if inherits && is_dir {

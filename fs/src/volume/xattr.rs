@@ -6,7 +6,7 @@ use crate::clock;
 use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
 use crate::store::key::{Table, ino_key, xattr_key};
-use crate::types::{Caller, Ino, XattrMode};
+use crate::types::{AclKind, Caller, Ino, XattrMode};
 
 /// Linux's limits: `XATTR_NAME_MAX`, `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`.
 const NAME_BYTES_MAX: usize = 255;
@@ -14,7 +14,7 @@ const VALUE_BYTES_MAX: usize = 65536;
 const LIST_BYTES_MAX: usize = 65536;
 
 impl Volume {
-    /// Sets an attribute: a value of up to 64 KiB.
+    /// Sets an attribute: a value of up to 64 KiB. Access control lists have [`Self::set_acl`].
     pub fn setxattr(
         &self,
         _caller: Caller,
@@ -25,6 +25,9 @@ impl Volume {
     ) -> Result<(), FsError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(FsError::Range);
+        }
+        if AclKind::of_name(name).is_some() {
+            return Err(FsError::Unsupported);
         }
         if value.len() > VALUE_BYTES_MAX {
             return Err(FsError::XattrTooBig);
@@ -63,13 +66,16 @@ impl Volume {
         self.inner.xattr_names(ino)
     }
 
-    /// Removes an attribute.
+    /// Removes an attribute. An access control list may also be missing.
     pub fn removexattr(&self, _caller: Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         self.inner.transact(|txn, _| {
             let mut inode = txn.inode(ino)?;
             let key = xattr_key(ino, name);
             if txn.body(Table::Xattr, &key)?.is_none() {
-                return Err(FsError::NoXattr);
+                return match AclKind::of_name(name) {
+                    Some(_) => Ok(()),
+                    None => Err(FsError::NoXattr),
+                };
             }
             inode.ctime = clock::now();
             txn.put_inode(ino, &inode)?;

@@ -82,16 +82,28 @@ impl Reference {
     }
 
     pub(super) fn chmod(&mut self, id: NodeId, perm: u16) -> Step {
-        self.node(id)?.perm = perm;
+        let node = self.node(id)?;
+        node.perm = perm;
+        node.acl_follows_mode();
         self.touch(id, false);
         Ok(Outcome::Node(id))
     }
 
-    pub(super) fn chown(&mut self, id: NodeId, uid: Option<u32>, gid: Option<u32>) -> Step {
+    pub(super) fn chown(
+        &mut self,
+        id: NodeId,
+        caller: Caller,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Step {
         let node = self.node(id)?;
         node.uid = uid.unwrap_or(node.uid);
         node.gid = gid.unwrap_or(node.gid);
         if uid.is_none() && gid.is_none() {
+            // What comes before the write of a file that has capabilities.
+            if caller.uid != 0 && node.kind != FileKind::Directory {
+                node.drop_privileges();
+            }
             return Ok(Outcome::Node(id));
         }
         if node.kind != FileKind::Directory {
@@ -116,6 +128,11 @@ impl Reference {
         node.mtime = mtime.map_or(node.mtime, stamp);
         if atime.is_some() || mtime.is_some() || ctime.is_some() {
             node.ctime = ctime.map_or(step, |secs| Stamp::At(time(secs)));
+        }
+        // The change time alone is what comes of chown(2) to the same owner and group.
+        let only_ctime = atime.is_none() && mtime.is_none() && ctime.is_some();
+        if only_ctime && node.kind != FileKind::Directory {
+            node.drop_privileges();
         }
         Ok(Outcome::Node(id))
     }

@@ -92,9 +92,17 @@ impl Reference {
         };
     }
 
-    fn create(&mut self, id: NodeId, parent: NodeId, name: Name, mut node: Node) -> Step {
+    fn create(
+        &mut self,
+        id: NodeId,
+        parent: NodeId,
+        name: Name,
+        umask: u16,
+        mut node: Node,
+    ) -> Step {
         self.vacant(parent, name)?;
         let directory = &self.nodes[&parent];
+        node.inherit_acl(directory, umask);
         if directory.perm & 0o2000 != 0 {
             node.gid = directory.gid;
             if node.kind == FileKind::Directory {
@@ -128,7 +136,7 @@ impl Reference {
         if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
             node.rdev = rdev;
         }
-        self.create(id, parent, name, node)
+        self.create(id, parent, name, caller.umask, node)
     }
 
     pub(super) fn mkdir(
@@ -144,6 +152,7 @@ impl Reference {
             id,
             parent,
             name,
+            caller.umask,
             Node::new(FileKind::Directory, perm, caller, self.now()),
         )
     }
@@ -163,7 +172,7 @@ impl Reference {
         }
         let mut node = Node::new(FileKind::Symlink, 0o777, caller, self.now());
         node.target = vec![b't'; target_len];
-        self.create(id, parent, name, node)
+        self.create(id, parent, name, 0, node)
     }
 
     pub(super) fn link(&mut self, id: NodeId, parent: NodeId, name: Name) -> Step {
