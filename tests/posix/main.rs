@@ -1,16 +1,28 @@
 //! A real mount against POSIX: the pjdfstest suite, fsx, and each call that applications rely on.
 
+mod acl;
 mod attributes;
 mod bytes;
 mod errno;
 mod files;
 mod fsx;
+mod handle;
+mod hostile;
+mod limits;
+mod lock;
+mod memory;
+mod mounts;
 mod names;
 mod open;
 mod pjdfstest;
+mod privilege;
 mod races;
+mod readdir;
+mod seek;
 mod stress;
 mod times;
+mod user;
+mod xattr;
 
 use hafs_tests::{Daemon, Mount, Scratch};
 

@@ -1,0 +1,120 @@
+//! File handles: what name_to_handle_at(2) gives, open_by_handle_at(2) finds again, also after the kernel forgot all.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use hafs_tests::requirement;
+
+use crate::Mounted;
+use crate::user::on_hafs_and_ext4;
+
+/// `struct file_handle` with room for any.
+#[repr(C)]
+struct Handle {
+    bytes: u32,
+    kind: i32,
+    data: [u8; 128],
+}
+
+#[expect(unsafe_code, reason = "no crate in use has these two calls")]
+impl Handle {
+    fn of(path: &Path) -> Self {
+        let mut handle = Self {
+            bytes: 128,
+            kind: 0,
+            data: [0; 128],
+        };
+        let (path, mut mount) = (
+            CString::new(path.as_os_str().as_bytes()).expect("no NUL"),
+            0,
+        );
+        // SAFETY: the handle says how long it is, path and mount live through the call.
+        let result = unsafe {
+            let handle = (&raw mut handle).cast();
+            libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), handle, &mut mount, 0)
+        };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        handle
+    }
+
+    fn open(&self, mount: &File, flags: i32) -> io::Result<File> {
+        let handle = (&raw const *self).cast_mut().cast();
+        // SAFETY: the handle says how long it is, and is only read; the new descriptor has one owner.
+        unsafe {
+            let fd = libc::open_by_handle_at(mount.as_raw_fd(), handle, flags | libc::O_CLOEXEC);
+            if fd < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(File::from_raw_fd(fd))
+            }
+        }
+    }
+}
+
+/// Has the kernel forget every name and inode that nobody uses.
+fn forget_all() {
+    fs::write("/proc/sys/vm/drop_caches", "2").expect("root may");
+}
+
+#[test]
+fn handles_outlive_the_cache_and_not_the_file() {
+    if !requirement::mounts_work("file handles") {
+        return;
+    }
+    let mounted = Mounted::new();
+    for place in on_hafs_and_ext4(&mounted) {
+        let at = |name: &str| place.join(name);
+        fs::create_dir_all(at("one/two/three")).unwrap();
+        fs::write(at("one/two/file"), "text").unwrap();
+        fs::write(at("gone"), "x").unwrap();
+        let root = File::open(&place).unwrap();
+        let (file, dir) = (
+            Handle::of(&at("one/two/file")),
+            Handle::of(&at("one/two/three")),
+        );
+        let gone = Handle::of(&at("gone"));
+        for evict in [false, true] {
+            if evict {
+                forget_all();
+            }
+            let mut text = String::new();
+            file.open(&root, libc::O_RDONLY)
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
+            assert_eq!(text, "text");
+        }
+        forget_all();
+        let opened = dir.open(&root, libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+        let path = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap();
+        assert_eq!(path, at("one/two/three"), "its parents are found again");
+        drop(opened);
+        // Moved and renamed it is the same file.
+        fs::rename(at("one/two/file"), at("moved")).unwrap();
+        forget_all();
+        file.open(&root, libc::O_RDONLY).unwrap();
+        fs::remove_file(at("gone")).unwrap();
+        for evict in [false, true] {
+            if evict {
+                forget_all();
+            }
+            let error = gone.open(&root, libc::O_RDONLY).unwrap_err();
+            assert_eq!(
+                error.raw_os_error(),
+                Some(libc::ESTALE),
+                "{place:?} evict {evict}"
+            );
+        }
+        // A new file never has a removed one's handle.
+        for number in 0..50 {
+            fs::write(at(&format!("new-{number}")), "x").unwrap();
+        }
+        let error = gone.open(&root, libc::O_RDONLY).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{place:?}");
+    }
+    mounted.end();
+}

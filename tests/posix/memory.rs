@@ -1,0 +1,177 @@
+//! Mappings, O_DIRECT and running programs: all see the same bytes.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use hafs_tests::requirement;
+
+use crate::Mounted;
+
+const PAGE: usize = 4096;
+const CHILD: &str = "HAFS_TEST_MAPPING";
+
+/// Two pages of a file.
+pub(crate) struct Map(*mut u8);
+
+#[expect(unsafe_code, reason = "a mapping is what is tested")]
+impl Map {
+    /// What is stored shows in the file.
+    pub(crate) fn shared(file: &File, offset: u64) -> Self {
+        Self::new(file, offset, libc::MAP_SHARED)
+    }
+
+    /// What is stored shows nowhere else.
+    fn private(file: &File) -> Self {
+        Self::new(file, 0, libc::MAP_PRIVATE)
+    }
+
+    fn new(file: &File, offset: u64, flags: i32) -> Self {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let offset = i64::try_from(offset).expect("within a file");
+        // SAFETY: a fresh mapping of an open file, which `drop` ends.
+        let map = unsafe {
+            let anywhere = std::ptr::null_mut();
+            libc::mmap(anywhere, 2 * PAGE, prot, flags, file.as_raw_fd(), offset)
+        };
+        assert!(
+            map != libc::MAP_FAILED,
+            "{}",
+            std::io::Error::last_os_error()
+        );
+        Self(map.cast())
+    }
+
+    fn get(&self, at: usize) -> u8 {
+        assert!(at < 2 * PAGE);
+        // SAFETY: within the mapping.
+        unsafe { self.0.add(at).read_volatile() }
+    }
+
+    pub(crate) fn set(&self, at: usize, byte: u8) {
+        assert!(at < 2 * PAGE);
+        // SAFETY: within the mapping, to which there are no references.
+        unsafe { self.0.add(at).write_volatile(byte) }
+    }
+}
+
+#[expect(unsafe_code, reason = "a mapping is what is tested")]
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nothing refers to it any more.
+        let result = unsafe { libc::munmap(self.0.cast(), 2 * PAGE) };
+        assert_eq!(result, 0);
+    }
+}
+
+#[repr(align(4096))]
+struct Pages([u8; 2 * PAGE]);
+
+fn open(path: &Path, flags: i32) -> File {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(flags);
+    options.open(path).expect("a file of the test")
+}
+
+#[test]
+fn mappings_writes_and_direct_io_agree() {
+    if !requirement::mounts_work("mappings beside other calls") {
+        return;
+    }
+    let mounted = Mounted::new();
+    let path = mounted.mount.join("file");
+    let (file, direct) = (open(&path, 0), open(&path, libc::O_DIRECT));
+    file.write_all_at(&[1; 2 * PAGE], 0).unwrap();
+    let (shared, private) = (Map::shared(&file, 0), Map::private(&file));
+    assert_eq!((shared.get(0), private.get(0)), (1, 1));
+    // A write shows in mappings, a store in reads, cached and direct.
+    file.write_all_at(&[2], 10).unwrap();
+    assert_eq!((shared.get(10), private.get(10)), (2, 2));
+    shared.set(20, 3);
+    let mut pages = Pages([0; 2 * PAGE]);
+    file.read_exact_at(&mut pages.0[..100], 0).unwrap();
+    assert_eq!(pages.0[20], 3);
+    direct.read_exact_at(&mut pages.0, 0).unwrap();
+    assert_eq!((pages.0[10], pages.0[20]), (2, 3));
+    // A direct write shows in both; what was stored in a private mapping stays in it.
+    private.set(PAGE, 9);
+    pages.0.fill(4);
+    direct.write_all_at(&pages.0, 0).unwrap();
+    assert_eq!((shared.get(0), shared.get(PAGE), private.get(0)), (4, 4, 4));
+    assert_eq!(private.get(PAGE), 9);
+    file.read_exact_at(&mut pages.0[..PAGE], PAGE as u64)
+        .unwrap();
+    assert!(pages.0[..PAGE].iter().all(|&byte| byte == 4));
+    // FUSE takes direct requests of any alignment.
+    direct.write_all_at(&pages.0[..100], 7).unwrap();
+    // Past the end of a file that was cut and grown again are zeros.
+    file.set_len(100).unwrap();
+    assert_eq!((shared.get(99), shared.get(100)), (4, 0));
+    file.set_len(2 * PAGE as u64).unwrap();
+    assert_eq!((shared.get(100), shared.get(PAGE)), (0, 0));
+    drop((shared, private));
+    file.sync_all().unwrap();
+    drop((file, direct));
+    mounted.end();
+}
+
+#[test]
+fn a_page_that_was_cut_off_is_sigbus() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        let file = open(path.as_ref(), 0);
+        let map = Map::shared(&file, 0);
+        assert_eq!((map.get(0), map.get(PAGE)), (1, 1));
+        file.set_len(100).unwrap();
+        assert_eq!(map.get(200), 0);
+        map.get(PAGE);
+        unreachable!("the page is gone");
+    }
+    if !requirement::mounts_work("SIGBUS") {
+        return;
+    }
+    let mounted = Mounted::new();
+    let path = mounted.mount.join("file");
+    fs::write(&path, [1; 2 * PAGE]).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory::a_page_that_was_cut_off_is_sigbus"])
+        .env(CHILD, &path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(child.signal(), Some(libc::SIGBUS), "{child:?}");
+    mounted.end();
+}
+
+#[test]
+fn a_running_program_is_not_written_to() {
+    if !requirement::mounts_work("ETXTBSY") {
+        return;
+    }
+    let mounted = Mounted::new();
+    let path = mounted.mount.join("program");
+    fs::copy("/bin/sleep", &path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut child = Command::new(&path).arg("1000").spawn().unwrap();
+    let write = || OpenOptions::new().write(true).open(&path).map(drop);
+    let refused = write().map_err(|error| error.raw_os_error());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(refused, Err(Some(libc::ETXTBSY)));
+    let open = OpenOptions::new().write(true).open(&path).unwrap();
+    let run = Command::new(&path).arg("0").spawn().map(drop);
+    assert_eq!(
+        run.map_err(|error| error.raw_os_error()),
+        Err(Some(libc::ETXTBSY))
+    );
+    drop(open);
+    mounted.end();
+}

@@ -1,0 +1,182 @@
+//! `SEEK_DATA` and `SEEK_HOLE` while the newest bytes lie in the kernel's cache only.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use hafs_tests::{requirement, run};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+use crate::Mounted;
+use crate::memory::Map;
+use crate::user::on_hafs_and_ext4;
+
+const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
+
+fn open(path: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).expect("a file of the test")
+}
+
+/// Where the file has data, as a copying program finds it.
+fn data(file: &File) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    loop {
+        match seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return found,
+            start => {
+                let start = start.expect("lseek");
+                at = seek(file, SeekFrom::Hole(start)).expect("a hole ends each file");
+                assert!(at > start, "data without a byte at {start}");
+                found.push((start, at));
+            }
+        }
+    }
+}
+
+/// Stores `byte` at `offset` of `file` through a shared mapping that is gone afterwards; nothing is written back.
+fn store_mapped(file: &File, offset: u64, byte: u8) {
+    let map = Map::shared(file, offset / PAGE * PAGE);
+    map.set(usize::try_from(offset % PAGE).expect("below a page"), byte);
+}
+
+#[test]
+fn dirty_bytes_are_data_and_the_rest_is_holes() {
+    if !requirement::mounts_work("SEEK_HOLE and SEEK_DATA") {
+        return;
+    }
+    let mounted = Mounted::new();
+    for place in on_hafs_and_ext4(&mounted) {
+        let file = open(&place.join("sparse"));
+        assert_eq!(data(&file), []);
+        assert_eq!(seek(&file, SeekFrom::Hole(0)), Err(Errno::NXIO));
+        file.set_len(64 * MIB).unwrap();
+        assert_eq!(data(&file), [], "{place:?}");
+        assert_eq!(seek(&file, SeekFrom::Hole(5)), Ok(5));
+        file.write_all_at(&[1; 8192], 20 * MIB).unwrap();
+        let mut expected = vec![(20 * MIB, 20 * MIB + 8192)];
+        assert_eq!(
+            data(&file),
+            expected,
+            "{place:?}: written, not yet written back"
+        );
+        store_mapped(&file, 5 * MIB, 1);
+        expected.insert(0, (5 * MIB, 5 * MIB + PAGE));
+        assert_eq!(data(&file), expected, "{place:?}: stored through a mapping");
+        file.write_all_at(&[2; 4096], 80 * MIB).unwrap();
+        expected.push((80 * MIB, 80 * MIB + PAGE));
+        assert_eq!(data(&file), expected, "{place:?}: past the end");
+        assert_eq!(seek(&file, SeekFrom::Hole(80 * MIB)), Ok(80 * MIB + PAGE));
+        assert_eq!(
+            seek(&file, SeekFrom::Data(80 * MIB + PAGE)),
+            Err(Errno::NXIO)
+        );
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&file, punch, 20 * MIB, 4096).unwrap();
+        expected[1].0 += PAGE;
+        assert_eq!(data(&file), expected, "{place:?}: punched");
+        file.set_len(10 * MIB).unwrap();
+        assert_eq!(data(&file), expected[..1], "{place:?}: cut");
+        file.sync_all().unwrap();
+        assert_eq!(data(&file), expected[..1], "{place:?}: synced");
+    }
+    mounted.end();
+}
+
+#[test]
+fn a_sparse_copy_of_a_file_that_is_being_written_is_whole() {
+    if !requirement::mounts_work("sparse copies") {
+        return;
+    }
+    let mounted = Mounted::new();
+    let at = |name: &str| mounted.mount.join(name);
+    let file = open(&at("image"));
+    file.set_len(256 * MIB).unwrap();
+    for number in 0..200 {
+        file.write_all_at(
+            &[1 + u8::try_from(number).unwrap(); 5000],
+            number * MIB + number * 777,
+        )
+        .unwrap();
+    }
+    let copy = ["--sparse=always", "--reflink=never"];
+    run(Command::new("cp")
+        .args(copy)
+        .arg(at("image"))
+        .arg(at("copy")))
+    .ok();
+    run(Command::new("cmp").arg(at("image")).arg(at("copy"))).ok();
+    let blocks = fs::metadata(at("copy")).unwrap().blocks();
+    assert!(blocks * 512 < 8 * MIB, "the copy holds {blocks} blocks");
+    drop(file);
+    mounted.end();
+}
+
+/// Each writer asks for what it has just written, while others write, map, sync and cut files beside it: an answer that
+/// overlooks a dirty page, or never comes, fails here.
+#[test]
+fn a_writer_always_finds_its_bytes() {
+    if !requirement::mounts_work("lseek under load") {
+        return;
+    }
+    const WRITERS: u64 = 6;
+    const ROUNDS: u64 = 300;
+    let mounted = Mounted::new();
+    let shared = open(&mounted.mount.join("shared"));
+    shared.set_len(WRITERS * ROUNDS * 2 * PAGE).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let syncer = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                shared.sync_data().unwrap();
+                data(&shared);
+            }
+        });
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (mounted, shared) = (&mounted, &shared);
+                scope.spawn(move || {
+                    let own = open(&mounted.mount.join(&format!("own-{writer}")));
+                    for round in 0..ROUNDS {
+                        // Every other page, so that each answer rests on a hole.
+                        let page = (round * WRITERS + writer) * 2 * PAGE;
+                        if round % 2 == 0 {
+                            shared.write_all_at(&[7; 100], page).unwrap();
+                        } else {
+                            store_mapped(shared, page, 7);
+                        }
+                        assert_eq!(seek(shared, SeekFrom::Data(page)), Ok(page));
+                        own.write_all_at(
+                            &[u8::try_from(round % 251).unwrap(); 9000],
+                            round * 5 * PAGE,
+                        )
+                        .unwrap();
+                        let hole = seek(&own, SeekFrom::Hole(round * 5 * PAGE)).unwrap();
+                        assert_eq!(hole, round * 5 * PAGE + 9000);
+                        if round % 50 == 49 {
+                            own.set_len(0).unwrap();
+                            assert_eq!(seek(&own, SeekFrom::Data(0)), Err(Errno::NXIO));
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        syncer.join().unwrap();
+    });
+    let expected = (0..WRITERS * ROUNDS).map(|page| page * 2 * PAGE);
+    let found = data(&shared).into_iter().map(|(start, _)| start);
+    assert!(found.eq(expected), "some page that was written is no data");
+    drop(shared);
+    mounted.end();
+}
