@@ -13,7 +13,6 @@ pub(crate) mod device;
 mod probe;
 
 use std::ffi::CString;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -413,6 +412,20 @@ pub fn mount_volume(
     target: &Path,
     flags: MountFlags,
 ) -> Result<u32, FsError> {
+    mount_labelled(device, volume, target, flags, &[])
+}
+
+/// The same with options for the kernel's security modules, such as `context=..`, handed on as they are.
+///
+/// # Errors
+/// [`FsError::Io`] with mount(2)'s errno.
+pub fn mount_labelled(
+    device: BorrowedFd<'_>,
+    volume: &str,
+    target: &Path,
+    flags: MountFlags,
+    security: &[String],
+) -> Result<u32, FsError> {
     let failed = |op| {
         move |errno: rustix::io::Errno| FsError::Io {
             op,
@@ -420,7 +433,8 @@ pub fn mount_volume(
             source: errno.into(),
         }
     };
-    let data = CString::new(mount_data(device)).expect("made of digits and words");
+    let data = CString::new(mount_data(device, security))
+        .map_err(|_| failed("mount")(rustix::io::Errno::INVAL))?;
     rustix::mount::mount(volume, target, FILESYSTEM_TYPE, flags, data.as_c_str())
         .map_err(failed("mount"))?;
     // DONT_SYNC and no fields: the kernel answers from what it has, without a request that nobody serves yet.
@@ -431,29 +445,47 @@ pub fn mount_volume(
 }
 
 /// The kernel checks permissions for everybody by the inodes' modes; requests are made as root.
-fn mount_data(device: BorrowedFd<'_>) -> impl fmt::Display + Into<Vec<u8>> {
+fn mount_data(device: BorrowedFd<'_>, security: &[String]) -> String {
     let fd = device.as_raw_fd();
-    format!(
+    let mut data = format!(
         "fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={REQUEST_BYTES_MAX}"
-    )
+    );
+    for option in security {
+        data.push(',');
+        data.push_str(option);
+    }
+    data
+}
+
+/// Whether there is such a connection: the superblock has a mount, in whatever namespace, or somebody uses it without one.
+///
+/// # Errors
+/// [`FsError::Io`] if the kernel's control files cannot be reached.
+pub fn is_connected(connection: u32) -> Result<bool, FsError> {
+    let look = || -> rustix::io::Result<bool> {
+        let control = control_files()?;
+        match rustix::fs::statat(&control, connection.to_string(), AtFlags::empty()) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    };
+    look().map_err(|errno| FsError::Io {
+        op: "look for connection",
+        path: connection.to_string(),
+        source: errno.into(),
+    })
 }
 
 /// Aborts a connection by its number; also one of a daemon that is gone.
 ///
-/// Through the control filesystem, mounted for the moment of the call and attached nowhere: `umount2(MNT_FORCE)` would need
-/// the mount point, which may be in another mount namespace, and `/sys/fs/fuse/connections` may not be mounted at all.
+/// `umount2(MNT_FORCE)` would need the mount point, which may be in another mount namespace.
 ///
 /// # Errors
 /// [`FsError::Io`]; with `ErrorKind::NotFound` if there is no such connection.
 pub fn abort_connection(connection: u32) -> Result<(), FsError> {
     let write_abort = || -> rustix::io::Result<()> {
-        let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_create(&context)?;
-        let control = rustix::mount::fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
-        )?;
+        let control = control_files()?;
         let path = format!("{connection}/abort");
         let abort = rustix::fs::openat(
             &control,
@@ -471,6 +503,18 @@ pub fn abort_connection(connection: u32) -> Result<(), FsError> {
     })
 }
 
+/// The root of the control filesystem, mounted for the moment and attached nowhere: `/sys/fs/fuse/connections` may not be
+/// mounted.
+fn control_files() -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&context)?;
+    rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -478,9 +522,11 @@ mod tests {
     #[test]
     fn mount_data_is_what_the_kernel_parses() {
         let file = fs::File::open("/dev/null").unwrap();
-        let data = mount_data(file.as_fd()).to_string();
+        let data = mount_data(file.as_fd(), &[]);
         assert!(data.starts_with(&format!("fd={},rootmode=40000,", file.as_raw_fd())));
         assert!(data.ends_with(",allow_other,default_permissions,max_read=1048576"));
+        let labelled = mount_data(file.as_fd(), &["context=\"u:r:t:s0:c1,c2\"".to_owned()]);
+        assert_eq!(labelled, format!("{data},context=\"u:r:t:s0:c1,c2\""));
     }
 
     #[test]

@@ -17,13 +17,19 @@ use hafs_tests::{Daemon, Mount, Ran, Scratch, requirement, run};
 const IMAGE_LIMIT: Duration = Duration::from_secs(300);
 
 /// A private engine with the image `busybox`.
-struct Engine {
+pub(crate) struct Engine {
     scratch: Scratch,
     host: String,
 }
 
 impl Engine {
-    fn start() -> Self {
+    /// `None`, and a word about `test`, where there is no Docker.
+    pub(crate) fn start(test: &str) -> Option<Self> {
+        let is_missing = |name: &&str| tool(name).is_none();
+        if ["dockerd", "docker"].iter().any(is_missing) {
+            requirement::skipped(test, "no docker: tools/scripts/install-packages demo");
+            return None;
+        }
         let scratch = Scratch::new();
         let started = run(script("docker-engine")
             .arg("start")
@@ -37,10 +43,10 @@ impl Engine {
         engine
             .docker(&["import", image.stdout.trim(), "busybox"])
             .ok();
-        engine
+        Some(engine)
     }
 
-    fn docker(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Ran {
         let mut docker = Command::new("docker");
         docker
             .env("DOCKER_HOST", &self.host)
@@ -50,7 +56,7 @@ impl Engine {
     }
 
     /// A container that lives until it is removed, with these `--mount` values.
-    fn container(&self, name: &str, mounts: &[String]) {
+    pub(crate) fn container(&self, name: &str, mounts: &[String]) {
         let mut arguments = vec![
             "run",
             "--detach",
@@ -67,11 +73,11 @@ impl Engine {
         self.docker(&arguments).ok();
     }
 
-    fn exec(&self, name: &str, user: &str, script: &str) -> Ran {
+    pub(crate) fn exec(&self, name: &str, user: &str, script: &str) -> Ran {
         self.docker(&["exec", "--user", user, name, "sh", "-euc", script])
     }
 
-    fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         self.docker(&["rm", "--force", name]).ok();
     }
 }
@@ -91,7 +97,7 @@ fn script(name: &str) -> Command {
     Command::new(checkout().join("tools/scripts").join(name))
 }
 
-fn bind(source: &Path, target: &str, more: &str) -> String {
+pub(crate) fn bind(source: &Path, target: &str, more: &str) -> String {
     format!(
         "type=bind,source={},target={target}{more}",
         source.display()
@@ -103,16 +109,9 @@ fn volumes_in_containers() {
     if !requirement::mounts_work("volumes in containers") {
         return;
     }
-    if ["dockerd", "docker"]
-        .iter()
-        .any(|name| tool(name).is_none())
-    {
-        requirement::skipped(
-            "volumes in containers",
-            "no docker: tools/scripts/install-packages demo",
-        );
+    let Some(engine) = Engine::start("volumes in containers") else {
         return;
-    }
+    };
     let scratch = Scratch::new();
     let daemon = Daemon::start(scratch.path());
     daemon.create_volume("pg");
@@ -123,7 +122,6 @@ fn volumes_in_containers() {
     run(Command::new("mount").arg("--bind").args([&parent, &parent])).ok();
     run(Command::new("mount").arg("--make-shared").arg(&parent)).ok();
     let (pg, wiki) = (scratch.dir("srv/pg"), scratch.dir("srv/wiki"));
-    let engine = Engine::start();
 
     // Before: the container starts first, with a bind of the directory above, and sees the mount when it comes.
     engine.container(
@@ -176,8 +174,10 @@ fn owners(engine: &Engine, pg: &Path) {
     fs::create_dir(pg.join("mine")).expect("root may do that");
     chown(pg.join("mine"), Some(1000), Some(1000)).expect("root may do that");
     fs::write(pg.join("roots"), "root's").expect("root may do that");
-    let script = "id -u; stat -c %u:%g /data/mine /data/roots; echo user > /data/mine/note; stat -c %u:%g:%a /data/mine/note; \
-                  ! echo x 2>/dev/null > /data/roots; ! touch /data/elsewhere 2>/dev/null; ! chown 0 /data/mine/note 2>/dev/null";
+    // `! command` does not end a shell with -e.
+    let script = "never() { if \"$@\" 2>/dev/null; then echo \"$* succeeded\"; exit 99; fi; }; id -u; stat -c %u:%g /data/mine /data/roots; \
+                  echo user > /data/mine/note; stat -c %u:%g:%a /data/mine/note; \
+                  never sh -c 'echo x > /data/roots'; never touch /data/elsewhere; never chown 0 /data/mine/note";
     let seen = engine.exec("after", "1000:1000", script).ok().stdout;
     assert_eq!(seen, "1000\n1000:1000\n0:0\n1000:1000:644\n");
     let note = fs::metadata(pg.join("mine/note")).expect("root may do that");

@@ -1,12 +1,17 @@
 //! A mounted volume, as far as the test's mount namespace is concerned.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::binaries::program;
 use crate::command::{Ran, run};
 
 /// A directory with mounts on it, which are detached when this is dropped.
@@ -44,10 +49,10 @@ impl Mount {
         assert!(left.is_empty(), "still mounted: {left:?}");
     }
 
-    /// `umount DIR`, whatever comes of it.
+    /// `umount DIR`, as umount(8) does with our helper, whatever comes of it.
     #[track_caller]
     pub fn umount(&self) -> Ran {
-        run(std::process::Command::new("umount").arg(&self.dir))
+        run(&mut umount_command(&self.dir))
     }
 }
 
@@ -71,6 +76,13 @@ pub fn detach_all(dir: &Path) {
             return;
         }
     }
+}
+
+/// The command line of the umount helper. umount(8) would look for it in /sbin.
+pub fn umount_command(dir: &Path) -> Command {
+    let mut command = Command::new(program("mount-fuse-hafs"));
+    command.arg0("umount.fuse.hafs").arg(dir);
+    command
 }
 
 /// A line of /proc/self/mounts.
@@ -100,4 +112,30 @@ pub fn mounts_on(dir: &Path) -> Vec<MountLine> {
         })
     });
     lines.collect()
+}
+
+/// True for the read-only tmpfs beneath a volume.
+pub fn is_guard(line: &MountLine) -> bool {
+    line.source == "hafs-guard" && line.kind == "tmpfs" && line.options[0] == "ro"
+}
+
+/// Waits until the mounts on `dir` are as wanted: the kernel tells of each change.
+///
+/// # Panics
+/// If they are not within the limit.
+#[track_caller]
+pub fn wait_for_mounts(dir: &Path, limit: Duration, wanted: impl Fn(&[MountLine]) -> bool) {
+    let deadline = Instant::now() + limit;
+    let table = File::open("/proc/self/mounts").expect("/proc is there");
+    loop {
+        let lines = mounts_on(dir);
+        if wanted(&lines) {
+            return;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "after {limit:?} still {lines:?}");
+        let left = Timespec::try_from(left).expect("a bound below centuries");
+        let mut fds = [PollFd::new(&table, PollFlags::PRI)];
+        poll(&mut fds, Some(&left)).expect("poll");
+    }
 }

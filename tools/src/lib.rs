@@ -4,6 +4,7 @@
 //! Wiring only: what a volume is, is `hafs-fs`'s; who holds it and in which epoch, `hafs-meta`'s. [`node`] brings the two
 //! together in hafsd, [`control`] is the way in, [`mounter`] the other end of it in the mount helper.
 
+pub mod command_line;
 pub mod config;
 pub mod control;
 pub mod doctor;

@@ -1,9 +1,13 @@
-//! What `mount -t fuse.hafs VOLUME DIR` does, in the mount namespace of whoever calls it.
+//! What `mount -t fuse.hafs VOLUME DIR` and `umount DIR` do, in the mount namespace of whoever calls them.
 //!
-//! `mount-fuse-hafs` calls [`mount`]. It asks hafsd, mounts or binds, and returns only after the mount's root has
-//! answered. On any failure nothing is left on the directory that was not there before.
+//! `mount-fuse-hafs` calls [`mount()`]. It asks hafsd, lays a guard on the directory, mounts or binds on top of it, and
+//! returns only after the mount's root has answered. On any failure nothing is left on the directory that was not there
+//! before. [`unmount()`] takes both off again.
 
+pub mod guard;
 mod options;
+mod unmount;
+mod utab;
 
 use std::fs;
 use std::io;
@@ -12,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hafs_fs::FsError;
-use hafs_fs::mount::{mount_volume, open_device};
+use hafs_fs::mount::{mount_labelled, open_device};
 use hafs_fs::mountinfo::{self, MountEntry};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -23,12 +27,16 @@ use crate::fdpass::{Conversation, PassError};
 use crate::mountpoint::{self, Probe};
 use crate::output::{Refusal, chain};
 
+use self::guard::Guard;
 pub use self::options::{MountOptions, OptionError};
+pub use self::unmount::{UnmountCall, unmount};
 
 /// How often hafsd is asked again when the mount to bind is gone by the time it is looked for.
 const ASK_TRIES: u32 = 3;
 /// Dead mounts on one directory that are cleared away, one on the other.
 const DEAD_MAX: u32 = 8;
+/// The kernel's filesystems; SELinux has one while it is on.
+const FILESYSTEMS: &str = "/proc/filesystems";
 /// How long hafsd may take to begin serving: it gives the space of files back that were deleted while open, before a crash.
 const SERVE_WAIT: Duration = Duration::from_secs(60);
 
@@ -137,12 +145,35 @@ fn refuse_security(options: &MountOptions) -> Result<(), MountFailure> {
     let Some(option) = options.security.first() else {
         return Ok(());
     };
+    let filesystems = fs::read_to_string(FILESYSTEMS).unwrap_or_default();
+    if filesystems.lines().any(|line| line.ends_with("selinuxfs")) {
+        return Ok(());
+    }
+    Err(MountFailure::Mount(
+        Refusal::new(format!("option `{option}` needs SELinux"))
+            .why("it is not in this kernel, or not switched on: nothing would keep the label")
+            .next("leave the option out, or boot with SELinux"),
+    ))
+}
+
+/// Labels belong to the superblock: a bind of a mount, or a remount, has those of the first mount.
+fn refuse_other_labels(call: &MountCall, entry: &MountEntry) -> Result<(), MountFailure> {
+    let plain = |option: &str| option.replace('"', "");
+    let has: Vec<String> = options::split(&entry.super_options).map(plain).collect();
+    let missing = |option: &&String| !has.contains(&plain(option));
+    let Some(option) = call.options.security.iter().find(missing) else {
+        return Ok(());
+    };
     Err(MountFailure::Mount(
         Refusal::new(format!(
-            "option `{option}` cannot be passed on to the kernel"
+            "volume `{}` is mounted without `{option}`",
+            call.volume
         ))
-        .why("this version mounts without security labels")
-        .next("leave the option out"),
+        .why("all mounts of a volume on a node have the labels of the first")
+        .next(format!(
+            "unmount it everywhere first ({} is one place), or leave the option out",
+            entry.mount_point.display()
+        )),
     ))
 }
 
@@ -191,8 +222,7 @@ fn directory(path: &Path) -> Result<PathBuf, MountFailure> {
 /// that a new one takes their place: a dead mount at least keeps writes out of the directory underneath.
 fn clear_dead(directory: &Path) -> Result<(), MountFailure> {
     for _ in 0..DEAD_MAX {
-        let mounts = mounts()?;
-        let Some(entry) = mountinfo::top_at(&mounts, directory) else {
+        let Some(entry) = top(directory)? else {
             return Ok(());
         };
         if !entry.is_hafs() || mountpoint::probe(directory) != Probe::Dead {
@@ -253,10 +283,15 @@ fn mount_or_bind(
             same_namespace,
         } => {
             clear_dead(directory)?;
-            let mounts = mounts()?;
-            refuse_twice(call, mountinfo::top_at(&mounts, directory), connection)?;
-            match mounts.iter().find(|entry| can_be_bound(entry, connection)) {
-                Some(entry) => bind(call, &entry.mount_point, directory).map(|()| Outcome::Done),
+            refuse_twice(call, top(directory)?.as_ref(), connection)?;
+            match mounts()?
+                .iter()
+                .find(|entry| can_be_bound(entry, connection))
+            {
+                Some(entry) => {
+                    refuse_other_labels(call, entry)?;
+                    bind(call, &entry.mount_point, directory).map(|()| Outcome::Done)
+                }
                 None => Ok(Outcome::NotHere {
                     connection,
                     first,
@@ -319,8 +354,15 @@ fn mount_new(
     // Read only is a property of this mount, not of the volume: a second one may be writable. Nobody can write before
     // the flag is set, because nobody is served yet.
     let flags = call.options.flags.difference(MountFlags::RDONLY);
-    let connection = mount_volume(device.as_fd(), &call.volume, directory, flags)
-        .map_err(|error| not_mounted(call, &chain(&error)))?;
+    let guard = lay_guard(call, directory)?;
+    let connection = mount_labelled(
+        device.as_fd(),
+        &call.volume,
+        directory,
+        flags,
+        &call.options.security,
+    )
+    .map_err(|error| not_mounted(call, &chain(&error)))?;
     let mounted = Mounted {
         directory,
         done: false,
@@ -344,11 +386,14 @@ fn mount_new(
     drop(device);
     answered(call, directory)?;
     mounted.keep();
+    guard.keep();
+    utab::enter(&call.volume, directory, &call.options.remarks);
     Ok(())
 }
 
 /// Binds the mount that is there; its flags are its own.
 fn bind(call: &MountCall, first: &Path, directory: &Path) -> Result<(), MountFailure> {
+    let guard = lay_guard(call, directory)?;
     rustix::mount::mount_bind(first, directory).map_err(|error| {
         not_mounted(
             call,
@@ -363,14 +408,25 @@ fn bind(call: &MountCall, first: &Path, directory: &Path) -> Result<(), MountFai
         .map_err(|error| not_mounted(call, &error.to_string()))?;
     answered(call, directory)?;
     mounted.keep();
+    guard.keep();
+    utab::enter(&call.volume, directory, &call.options.remarks);
     Ok(())
+}
+
+/// What keeps writes out of the directory underneath when the mount is gone.
+fn lay_guard<'a>(call: &MountCall, directory: &'a Path) -> Result<Guard<'a>, MountFailure> {
+    Guard::lay(directory, mountinfo::top_at(&mounts()?, directory)).map_err(|error| {
+        not_mounted(
+            call,
+            &format!("cannot lay a read-only tmpfs first: {error}"),
+        )
+    })
 }
 
 /// Changes the flags of a mount that is there.
 fn remount(call: &MountCall, directory: &Path) -> Result<(), MountFailure> {
-    let mounts = mounts()?;
-    match mountinfo::top_at(&mounts, directory) {
-        Some(entry) if entry.is_hafs() && entry.source == call.volume.as_str() => {}
+    let entry = match top(directory)? {
+        Some(entry) if entry.is_hafs() && entry.source == call.volume.as_str() => entry,
         _ => {
             return Err(MountFailure::Mount(
                 Refusal::new(format!(
@@ -382,11 +438,20 @@ fn remount(call: &MountCall, directory: &Path) -> Result<(), MountFailure> {
                 .next("leave `remount` out to mount it"),
             ));
         }
-    }
+    };
+    refuse_other_labels(call, &entry)?;
     if call.fake {
         return Ok(());
     }
-    set_flags(directory, call.options.flags).map_err(|error| not_mounted(call, &error.to_string()))
+    let failed = |error: io::Error| not_remounted(call, &error);
+    let flags = call.options.flags;
+    // Ours makes a mount read-only; mount(2) without us may have made the whole filesystem so.
+    let unlocks = !flags.contains(MountFlags::RDONLY)
+        && entry.super_options.split(',').any(|option| option == "ro");
+    if unlocks {
+        rustix::mount::mount_remount(directory, flags, "").map_err(|errno| failed(errno.into()))?;
+    }
+    set_flags(directory, flags).map_err(failed)
 }
 
 fn set_flags(directory: &Path, flags: MountFlags) -> io::Result<()> {
@@ -430,13 +495,19 @@ impl Drop for Mounted<'_> {
 }
 
 fn mounts() -> Result<Vec<MountEntry>, MountFailure> {
-    mountinfo::mounts().map_err(|error: FsError| {
-        MountFailure::System(
-            Refusal::new("cannot read the list of mounts")
-                .why(chain(&error))
-                .next("mount /proc"),
-        )
-    })
+    mountinfo::mounts().map_err(|error| no_list(&error))
+}
+
+fn top(directory: &Path) -> Result<Option<MountEntry>, MountFailure> {
+    mountpoint::top(directory).map_err(|error| no_list(&error))
+}
+
+fn no_list(error: &FsError) -> MountFailure {
+    MountFailure::System(
+        Refusal::new("cannot read the list of mounts")
+            .why(chain(error))
+            .next("mount /proc"),
+    )
 }
 
 fn not_mounted(call: &MountCall, why: &str) -> MountFailure {
@@ -449,6 +520,19 @@ fn not_mounted(call: &MountCall, why: &str) -> MountFailure {
         .why(why.to_owned())
         .next("look at hafsd's log and at dmesg"),
     )
+}
+
+fn not_remounted(call: &MountCall, error: &io::Error) -> MountFailure {
+    let directory = call.directory.display();
+    let refusal = Refusal::new(format!("{directory} was not remounted"));
+    let busy = error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error());
+    MountFailure::Mount(if busy {
+        refusal
+            .why("files are open for writing in it")
+            .next(format!("fuser -vm {directory} names who; then try again"))
+    } else {
+        refusal.why(error.to_string()).next("look at dmesg")
+    })
 }
 
 fn system(what: &str, error: &io::Error) -> MountFailure {

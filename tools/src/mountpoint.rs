@@ -5,12 +5,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use hafs_fs::mountinfo::MountEntry;
+use hafs_fs::FsError;
+use hafs_fs::mountinfo::{self, MountEntry};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -67,6 +69,18 @@ pub fn is_reachable(entry: &MountEntry) -> bool {
         .is_ok_and(|statx| statx.stx_mnt_id == entry.id)
 }
 
+/// The mount whose root `path` leads to, if any. Does not wait.
+///
+/// Not the last line of mountinfo with this path: propagation can put a later mount beneath an earlier one.
+pub fn top(path: &Path) -> Result<Option<MountEntry>, FsError> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let Ok(statx) = statx(CWD, path, flags, StatxFlags::MNT_ID) else {
+        return Ok(None);
+    };
+    let mut mounts = mountinfo::mounts()?.into_iter();
+    Ok(mounts.find(|entry| entry.id == statx.stx_mnt_id && entry.mount_point == path))
+}
+
 /// Takes what is mounted at `path` off it, even if it is in use: whoever uses it keeps it until it lets go. Does not wait.
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(
@@ -78,6 +92,16 @@ pub fn detach(path: &Path) -> io::Result<()> {
 /// The number that tells this process's mount namespace from others.
 pub fn namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/mnt")?.ino())
+}
+
+/// Moves this thread, which must be the only one, into the mount namespace that the file names.
+pub fn enter_namespace(path: &Path) -> io::Result<()> {
+    let file = fs::File::open(path)?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+    Ok(rustix::thread::move_into_link_name_space(
+        file.as_fd(),
+        kind,
+    )?)
 }
 
 /// `path` as mountinfo names it: absolute, without symbolic links. Also where the path itself is a dead mount.
@@ -100,15 +124,12 @@ pub fn canonical(path: &Path) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use hafs_fs::mountinfo;
-
     use super::*;
 
     #[test]
     fn the_root_is_alive_and_reachable() {
-        let mounts = mountinfo::mounts().unwrap();
-        let root = mountinfo::top_at(&mounts, Path::new("/")).unwrap();
-        assert!(is_reachable(root));
+        let root = top(Path::new("/")).unwrap().unwrap();
+        assert!(is_reachable(&root));
         assert_eq!(probe(&root.mount_point), Probe::Alive);
         assert_ne!(namespace().unwrap(), 0);
     }
@@ -119,5 +140,6 @@ mod tests {
             probe(Path::new("/nonexistent/x")),
             Probe::Fails(Errno::NOENT)
         );
+        assert_eq!(top(Path::new("/nonexistent/x")).unwrap(), None);
     }
 }

@@ -8,6 +8,7 @@
 //! it. Invariant: a volume has at most one superblock on this node: a mount is reserved before it is made.
 
 pub mod datadir;
+mod directories;
 mod mounting;
 mod report;
 mod served;
@@ -31,12 +32,14 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use uuid::Uuid;
 
 use self::datadir::DataDir;
+use self::directories::Directories;
 use self::mounting::Mounting;
 use self::served::ServedMounts;
 use crate::control::{ApiError, ErrorCode};
 use crate::output::{Refusal, chain};
 use crate::size;
 
+pub use self::directories::Entered;
 pub use self::mounting::{Reservation, Reserved};
 
 /// How long a request waits for the volumes to be open. Clients wait for longer.
@@ -58,6 +61,7 @@ pub struct Node {
     /// The catalog is asynchronous; blocking threads wait for it here.
     runtime: tokio::runtime::Handle,
     served: ServedMounts,
+    directories: Arc<Directories>,
     /// Blocks of volumes' state, one budget for all.
     cache: SharedCache,
     state: Mutex<State>,
@@ -142,6 +146,7 @@ impl Node {
             catalog,
             runtime,
             served,
+            directories: Arc::default(),
             cache: SharedCache::new(CACHE_BYTES),
             state: Mutex::new(State {
                 phase: Phase::Starting,

@@ -10,6 +10,7 @@
 //!   Serve{connection} + descriptor    ──>    writes the mount down, serves it
 //!                                     <──  Served::Serving | Served::Refused{..}
 //!   asks the root for its attributes
+//!   closes the conversation: until then hafsd leaves the directory alone
 //! ```
 //!
 //! One connection is one conversation. A reservation ends with it, so two mounts of a volume at once never make two

@@ -13,6 +13,8 @@ pub struct MountOptions {
     pub flags: MountFlags,
     /// Options that are handed to the kernel's security modules as they are, such as `context=..`.
     pub security: Vec<String>,
+    /// Remarks for mount(8)'s table: `_netdev` and `x-..`.
+    pub remarks: Vec<String>,
     /// The control socket of the hafsd to ask.
     pub socket: Option<PathBuf>,
     /// Change the flags of a mount that is there, instead of mounting.
@@ -163,19 +165,15 @@ const FLAG_OPTIONS: [FlagOption; 17] = [
 ];
 
 /// Options for mount(8) itself, or that say what is the case anyway. mount(8) has acted on them.
-const IGNORED: [&str; 18] = [
+const IGNORED: [&str; 14] = [
     "async",
     "auto",
     "noauto",
     "nofail",
     "_netdev",
-    "user",
     "nouser",
-    "users",
     "nousers",
-    "owner",
     "noowner",
-    "group",
     "nogroup",
     "loud",
     "silent",
@@ -184,7 +182,9 @@ const IGNORED: [&str; 18] = [
     "noiversion",
 ];
 /// The same with a value, or in families.
-const IGNORED_PREFIXES: [&str; 6] = ["x-", "X-", "comment=", "user=", "uhelper=", "helper="];
+const IGNORED_PREFIXES: [&str; 5] = ["x-", "X-", "comment=", "uhelper=", "helper="];
+/// They let users mount who are not root.
+const USERS: [&str; 4] = ["user", "users", "owner", "group"];
 /// What the kernel shows of a mount and nobody can change: mount(8) passes it back on a remount.
 const SHOWN: [&str; 3] = ["allow_other", "default_permissions", "bind"];
 /// The same with a value.
@@ -206,6 +206,7 @@ impl MountOptions {
         let mut options = Self {
             flags: MountFlags::empty(),
             security: Vec::new(),
+            remarks: Vec::new(),
             socket: None,
             remount: lists
                 .iter()
@@ -250,18 +251,10 @@ impl MountOptions {
                 .any(|prefix| option.starts_with(prefix))
         {
             // mount(8) has acted on it, or it is a remark.
-        } else if matches!(
-            option,
-            "sync" | "dirsync" | "mand" | "lazytime" | "iversion"
-        ) {
-            let advice = if option.ends_with("sync") {
-                (
-                    "a bind of a mount that is there could not keep it",
-                    "leave it out; data is safe after fsync(2), and each write with O_SYNC",
-                )
-            } else {
-                ("hafs does not keep it", "leave it out")
-            };
+            if option == "_netdev" || option.starts_with("x-") {
+                self.remarks.push(option.to_owned());
+            }
+        } else if let Some(advice) = unsupported(option) {
             return Err(OptionError::Unsupported {
                 option: option.to_owned(),
                 advice,
@@ -273,8 +266,26 @@ impl MountOptions {
     }
 }
 
+/// Why an option that mount(8) knows is not kept, and what to do.
+fn unsupported(option: &str) -> Option<(&'static str, &'static str)> {
+    if USERS.contains(&option) || option.starts_with("user=") {
+        return Some((
+            "only root can mount and unmount a hafs volume; there is no setuid helper",
+            "leave it out, and have root mount it",
+        ));
+    }
+    match option {
+        "sync" | "dirsync" => Some((
+            "a bind of a mount that is there could not keep it",
+            "leave it out; data is safe after fsync(2), and each write with O_SYNC",
+        )),
+        "mand" | "lazytime" | "iversion" => Some(("hafs does not keep it", "leave it out")),
+        _ => None,
+    }
+}
+
 /// Splits at commas that are not within double quotes, as `context="a:b:c0,c1"` needs; empty parts are left out.
-fn split(list: &str) -> impl Iterator<Item = &str> {
+pub(super) fn split(list: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     list.split(move |c| {
         quoted ^= c == '"';
@@ -315,10 +326,21 @@ mod tests {
 
     #[test]
     fn what_mount_leaves_in_is_passed_over() {
-        let options =
-            parse("rw,_netdev,nofail,x-systemd.requires=hafsd.service,comment=a b,user=joe,X-a")
-                .unwrap();
+        let options = parse(
+            "rw,_netdev,nofail,x-systemd.requires=hafsd.service,comment=a b,nouser,noauto,X-a",
+        )
+        .unwrap();
         assert_eq!(options.flags, MountFlags::empty());
+        let remarks = ["_netdev", "x-systemd.requires=hafsd.service"];
+        assert_eq!(options.remarks, remarks);
+    }
+
+    #[test]
+    fn mounts_by_users_are_refused_clearly() {
+        for option in ["user", "users", "owner", "group", "user=joe"] {
+            let refused = parse(&format!("rw,{option}")).unwrap_err();
+            assert!(refused.advice().0.contains("only root"), "{refused:?}");
+        }
     }
 
     #[test]

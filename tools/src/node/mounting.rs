@@ -3,6 +3,7 @@
 //! The socket for descriptors calls [`Node::reserve`] and [`Reservation::serve`]; the `ended` callback of
 //! [`hafs_fs::Mount`] takes a mount out again.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
 
+use super::directories::Entered;
 use super::served::ServedMount;
 use super::volumes::profile;
 use super::{Node, Phase, STORE_FAILED, Slot, StoreState, ending, no_such_volume};
@@ -27,6 +29,9 @@ use crate::output::chain;
 const UNMOUNT_WAIT: Duration = Duration::from_secs(45);
 /// How long an aborted mount may take to end: its threads only have to notice.
 const ABORT_WAIT: Duration = Duration::from_secs(10);
+/// Directories of one mount and its binds that are remembered, to lift their guards at its end. A guard of one more stays
+/// until the next umount or mount there.
+const DIRECTORIES_MAX: usize = 1024;
 
 /// Whether a volume is mounted.
 #[derive(Debug)]
@@ -46,11 +51,20 @@ pub(super) struct Serving {
     pub(super) since: Timestamp,
     /// Requests are answered. Until then nobody else is told of the mount.
     answering: bool,
+    /// Where in this mount namespace helpers mounted or bound it.
+    directories: BTreeSet<String>,
     /// A descriptor of the connection, never read: it tells when the connection is gone.
     device: OwnedFd,
 }
 
 impl Serving {
+    /// Remembers where `ask` mounts or binds it.
+    fn note_directory(&mut self, ask: &Ask) {
+        if is_here(ask.namespace) && self.directories.len() < DIRECTORIES_MAX {
+            self.directories.insert(ask.directory.clone());
+        }
+    }
+
     /// True once the last mount of the superblock is unmounted, or the connection was aborted; the end of the sessions
     /// follows.
     pub(super) fn is_disconnected(&self) -> bool {
@@ -90,6 +104,12 @@ pub struct Reservation {
 }
 
 impl Node {
+    /// For as long as the helper that asks is at work: nothing else is done to its directory. `None` if that is in another
+    /// mount namespace.
+    pub fn enter_directory(&self, ask: &Ask) -> Option<Entered> {
+        is_here(ask.namespace).then(|| self.directories.enter(&ask.directory))
+    }
+
     /// Waits until it is clear how `ask` is to be answered: the volume open, no other mount of it coming or going.
     pub fn reserve(self: &Arc<Self>, ask: Ask) -> Result<Reserved, ApiError> {
         let deadline = Instant::now() + ANSWER_WAIT;
@@ -141,7 +161,12 @@ impl Node {
                 {
                     self.changed.wait_until(&mut state, patience);
                 }
-                Step::Bind(reserved) => return Ok(reserved),
+                Step::Bind(reserved) => {
+                    if let Mounting::Served(serving) = &mut slot.mounting {
+                        serving.note_directory(&ask);
+                    }
+                    return Ok(reserved);
+                }
                 Step::Wait(why) => {
                     if self.changed.wait_until(&mut state, deadline).timed_out() {
                         let busy = format!("volume `{name}` is busy: {why}");
@@ -199,14 +224,22 @@ impl Node {
         }
         self.note_commit(name);
         self.served.remove(mount);
+        let mut directories = BTreeSet::new();
         let mut state = self.state.lock();
+        // Our own end, or a failure: whoever goes on to use the path must not write to what lies beneath.
+        let lifts = matches!(end, MountEnd::Unmounted) && state.phase != Phase::Ending;
         if let Some(slot) = state.volumes.get_mut(name)
-            && slot.serving(mount).is_some()
+            && let Mounting::Served(serving) = &mut slot.mounting
+            && serving.mount == *mount
         {
+            directories = std::mem::take(&mut serving.directories);
             slot.mounting = Mounting::Free;
         }
         drop(state);
         self.changed.notify_all();
+        for directory in directories.iter().filter(|_| lifts) {
+            self.directories.lift(directory);
+        }
         tracing::info!(volume = name, mountpoint = mount.mountpoint, "unmounted");
     }
 
@@ -426,12 +459,15 @@ impl Reservation {
             .enter(&mount)
             .map_err(|error| failed("the mount cannot be written down", error.to_string()))?;
         // Before it is served: its end may come before `serve` returns.
-        self.become_served(Serving {
+        let mut serving = Serving {
             mount: mount.clone(),
             since: Timestamp::now(),
             answering: false,
+            directories: BTreeSet::new(),
             device: watch,
-        });
+        };
+        serving.note_directory(&self.ask);
+        self.become_served(serving);
 
         let settings = MountSettings {
             writeback: node.writeback_of(&name),
@@ -491,6 +527,11 @@ impl Drop for Reservation {
         drop(state);
         self.node.changed.notify_all();
     }
+}
+
+/// Whether that is the mount namespace of this process.
+fn is_here(namespace: u64) -> bool {
+    mountpoint::namespace().is_ok_and(|ours| ours == namespace)
 }
 
 fn not_available(name: &str, why: &str) -> ApiError {

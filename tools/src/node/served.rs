@@ -147,13 +147,17 @@ fn clear(entry: &MountEntry) {
     match mountpoint::probe(&entry.mount_point) {
         Probe::Dead => match mountpoint::detach(&entry.mount_point) {
             Ok(()) => {
-                tracing::info!(%volume, %mountpoint, "dead mount of a former hafsd cleared away")
+                tracing::info!(%volume, %mountpoint, "dead mount of a former hafsd cleared away; its guard keeps the directory read-only")
             }
             Err(error) => {
                 tracing::warn!(%volume, %mountpoint, %error, "cannot clear a dead mount away");
             }
         },
-        probe @ (Probe::Alive | Probe::Hangs | Probe::Fails(_)) => {
+        // Numbers are used again: the former mount was taken away, this is one of another hafsd, with a volume of that name.
+        Probe::Alive => {
+            tracing::debug!(%volume, %mountpoint, "somebody serves it, so it is not a former hafsd's")
+        }
+        probe @ (Probe::Hangs | Probe::Fails(_)) => {
             tracing::warn!(%volume, %mountpoint, ?probe, "a mount of a former hafsd is not dead and stays");
         }
     }

@@ -3,12 +3,12 @@
 //! Wiring only: settings, log, data directory, sockets, node, signals, in that order.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use hafs_tools::command_line::Hafsd;
 use hafs_tools::config::{Arguments, Config};
 use hafs_tools::control::server;
 use hafs_tools::control::socket::ControlSockets;
@@ -16,7 +16,7 @@ use hafs_tools::node::Node;
 use hafs_tools::node::datadir::DataDir;
 use hafs_tools::output::{self, Exit, Refusal};
 use hafs_tools::process;
-use hafs_tools::telemetry::{self, LogFormat};
+use hafs_tools::telemetry;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -24,43 +24,8 @@ use tokio::sync::watch;
 /// How long requests under way may take once the end has begun; a check of a big volume takes longer and is cut off.
 const REQUESTS_WAIT: Duration = Duration::from_secs(10);
 
-/// The daemon of a hafs node: keeps volumes in a directory, serves their mounts, and answers hafsctl.
-#[derive(Debug, Parser)]
-#[command(
-    name = "hafsd",
-    version,
-    after_help = "\
-Settings come from the command line, then from the configuration file, then from the defaults.
-SIGTERM or SIGINT ends hafsd: volumes are synced and unmounted (lazily where they are in use).
-
-Keys of the configuration file (TOML): data_dir, socket, metrics (\"127.0.0.1:PORT\"),
-log_format (\"text\" or \"json\"), log_filter (such as \"info,hafs_fs=debug\"). An unknown key is refused.
-
-Examples:
-  hafsd
-  hafsd --data-dir /srv/hafs --socket /run/hafs/second.sock --log-format json"
-)]
-struct CommandLine {
-    /// Directory of this node's data [default: /var/lib/hafs]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Control socket; the mount helper's is beside it [default: /run/hafs/hafsd.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Serve metrics for Prometheus on this port of the loopback too, such as 127.0.0.1:9464; they
-    /// are always served on the control socket
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    metrics: Option<SocketAddr>,
-    /// Configuration file [default: /etc/hafs/hafsd.toml if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// How log lines look [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
-}
-
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = Hafsd::parse();
     let arguments = Arguments {
         data_dir: line.data_dir,
         socket: line.socket,

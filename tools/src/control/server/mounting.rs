@@ -74,6 +74,7 @@ fn converse(socket: OwnedFd, node: &Arc<Node>) -> Result<(), PassError> {
     let conversation = Conversation::new(socket, RESERVATION + MARGIN)?;
     let (ask, _): (Ask, _) = conversation.receive()?;
     let namespace = ask.namespace;
+    let _directory = node.enter_directory(&ask);
     tracing::debug!(
         volume = ask.volume,
         directory = ask.directory,
@@ -96,9 +97,18 @@ fn converse(socket: OwnedFd, node: &Arc<Node>) -> Result<(), PassError> {
                 directory: mountpoint,
                 same_namespace,
             };
-            conversation.send(&answer, None)
+            conversation.send(&answer, None)?;
+            wait_until_bound(&conversation)
         }
         Err(error) => conversation.send(&Answer::Refused(error), None),
+    }
+}
+
+/// The helper has nothing more to say; it closes the conversation when it has bound the mount, or failed to.
+fn wait_until_bound(conversation: &Conversation) -> Result<(), PassError> {
+    match conversation.receive::<()>() {
+        Ok(_) | Err(PassError::Closed | PassError::TimedOut) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
