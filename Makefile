@@ -3,6 +3,7 @@
 # Settings, each from the environment or the command line:
 #   HAFS_CACHE         everything that is kept between runs      (default $XDG_CACHE_HOME/hafs or ~/.cache/hafs)
 #   CARGO_TARGET_DIR   cargo's output                            (default $HAFS_CACHE/target: outside the checkout)
+#   PREFIX, DESTDIR    where `make install` puts things        (default /usr/local, and no staging directory)
 #   ROCKSDB_LIB_DIR    a directory with librocksdb.a             (default: built once by tools/scripts/build-rocksdb)
 #   BENCH_ARGS         more for `hafs-bench filesystem`, for example BENCH_ARGS='--rounds 5 --only small -o json'
 #   NEXTEST_ARGS       more for `cargo nextest run`, for example NEXTEST_ARGS='-E test(rename)'
@@ -37,6 +38,21 @@ build: rocksdb ## Build hafsd, hafsctl and mount-fuse-hafs (the first time: Rock
 	@cargo build $(CARGO_FLAGS) -p hafs-tools
 	@$(call copy_programs,$(BIN_DIR))
 	@echo "built: $(BIN_DIR)/{hafsd,hafsctl,mount-fuse-hafs}"
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+# mount(8) looks for helpers nowhere else.
+MOUNT_HELPER_DIR ?= /sbin
+.PHONY: install uninstall
+install uninstall: export BIN_DIR := $(BIN_DIR)
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export SYSCONFDIR := $(SYSCONFDIR)
+install uninstall: export MOUNT_HELPER_DIR := $(MOUNT_HELPER_DIR)
+install: ## Install what `make build` has built: programs, mount helpers, unit, manual pages (as root, or into DESTDIR)
+	@tools/scripts/install install
+uninstall: ## Take away what was installed, but no data
+	@tools/scripts/install uninstall
 
 .PHONY: demo
 demo: build ## Redis in a container on a hafs volume, killed and back; cleans up after itself

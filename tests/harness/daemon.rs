@@ -30,6 +30,7 @@ pub struct Launch {
     log: PathBuf,
     variables: Vec<(String, String)>,
     arguments: Vec<String>,
+    program: Option<PathBuf>,
     expected: Vec<String>,
 }
 
@@ -42,6 +43,7 @@ impl Launch {
             log: dir.join("hafsd.log"),
             variables: Vec::new(),
             arguments: Vec::new(),
+            program: None,
             expected: Vec::new(),
         }
     }
@@ -74,6 +76,13 @@ impl Launch {
         self
     }
 
+    /// Another program in the place of hafsd, which becomes it.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
     /// Announces that WARN and ERROR lines with `words` in them are no failure.
     #[must_use]
     pub fn expect(mut self, words: &str) -> Self {
@@ -92,16 +101,15 @@ impl Launch {
     }
 
     fn command(&self, log_format: &str) -> Command {
+        let hafsd = self.program.clone().unwrap_or_else(|| program("hafsd"));
         // setpriv: the daemon dies with the thread that started it, should the test be killed.
         let mut command = match tool("setpriv") {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
-                command
-                    .args(["--pdeathsig", "KILL", "--"])
-                    .arg(program("hafsd"));
+                command.args(["--pdeathsig", "KILL", "--"]).arg(&hafsd);
                 command
             }
-            None => Command::new(program("hafsd")),
+            None => Command::new(&hafsd),
         };
         command
             .arg("--data-dir")

@@ -1,6 +1,7 @@
 //! `hafsctl`: what people type. Asks hafsd over its control socket and prints the answer; one file a noun.
 
 mod doctor;
+mod generate;
 mod replica;
 mod status;
 mod volume;
@@ -70,6 +71,9 @@ enum Noun {
     /// Whether this machine can serve volumes well, also before hafsd runs
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::Arguments),
+    /// Manual pages and completions, for `make install`
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 fn main() -> ExitCode {
@@ -106,6 +110,7 @@ async fn run(line: CommandLine) -> Result<Exit, Refusal> {
         Noun::Replica(verb) => replica::run(verb, &client, line.output).await,
         Noun::Status(watch) => status::run(&client, line.output, watch).await,
         Noun::Doctor(arguments) => doctor::run(&client, line.output, arguments).await,
+        Noun::Generate(generate) => generate::run(&generate),
     }
 }
 
