@@ -93,7 +93,7 @@ pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(
         }
     }
     for id in dead_pieces(store, &step.changes)? {
-        if let Some(place) = forget_piece(store, &mut batch, id)? {
+        if let Some(place) = forget_piece(store, &mut batch, id) {
             uses.remove(&place);
         }
     }
@@ -179,22 +179,27 @@ pub(crate) fn place_piece(store: &Store, batch: &mut WriteBatch, id: PieceId, pl
 }
 
 /// Removes those rows; returns the place if it is in a segment.
-fn forget_piece(
-    store: &Store,
-    batch: &mut WriteBatch,
-    id: PieceId,
-) -> Result<Option<SegmentPlace>, FsError> {
+///
+/// A row that is damaged or gone stops nothing: the record is in the log, and who deletes a file whose bytes are lost does
+/// what `volume check` told them to. At worst the space of the piece is not given back.
+fn forget_piece(store: &Store, batch: &mut WriteBatch, id: PieceId) -> Option<SegmentPlace> {
     let key = piece_key(id);
-    let Some(raw) = store.local(LocalTable::Piece, &key)? else {
-        return Err(FsError::Corrupt(format!("piece {id} has no place")));
-    };
     batch.delete_cf(store.local_cf(LocalTable::Piece), key);
-    match Place::decode(&raw)? {
-        Place::Inline(_) => Ok(None),
-        Place::Segment(place) => {
+    let place = store.local(LocalTable::Piece, &key).and_then(|raw| {
+        let raw = raw.ok_or_else(|| FsError::Corrupt(format!("piece {id} has no place")))?;
+        Place::decode(&raw)
+    });
+    match place {
+        Ok(Place::Inline(_)) => None,
+        Ok(Place::Segment(place)) => {
             let at = segment_index_key(place.segment, place.offset);
             batch.delete_cf(store.local_cf(LocalTable::SegmentIndex), at);
-            Ok(Some(place))
+            Some(place)
+        }
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(%id, error, "the place of a piece that is no longer used is lost");
+            None
         }
     }
 }

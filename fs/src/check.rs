@@ -1,42 +1,94 @@
 //! Walks a volume and proves its invariants, on a picture of its state that does not change while it is in use.
 //!
 //! Every row of every table is read, and every byte that a file holds: link counts, names, extents, sizes, sums, checksums
-//! and hashes of all pieces, and at last the digest over all rows against the one that was kept up to date all along.
+//! and hashes of all pieces, and at last the digest over all rows against the one that was kept up to date all along. What
+//! cannot be read is a finding like any other, and the rest is checked all the same.
+//!
+//! Memory is bounded: names are counted for a *window* of inodes at a time, and pieces are looked at as their extents come.
+//! What lies in segments and extents is in `check/pieces.rs`, the names of what is hurt in `check/paths.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::iter::Peekable;
+use std::ops::{ControlFlow, Range};
 
 use hafs_protocol::{Lsn, PieceId};
-use rocksdb::{ColumnFamily, IteratorMode, Snapshot};
+use rocksdb::{ColumnFamily, Direction, IteratorMode, Snapshot};
 
 use crate::error::FsError;
 use crate::store::digest::Digest;
 use crate::store::key::{
-    APPLIED_KEY, Applied, Dentry, Extent, ExtentSource, Inode, LocalTable, NAME_COLLISIONS_MAX,
-    Place, SegmentId, Table, key_ino, key_second, name_cookie, piece_key, row_body,
+    APPLIED_KEY, Applied, Dentry, Inode, LOSSES_KEY, LocalTable, Loss, NAME_COLLISIONS_MAX, Place,
+    SegmentId, Table, decode_losses, ino_key, key_ino, key_second, name_cookie, piece_key,
+    row_body,
 };
 use crate::store::{Row, Store};
 use crate::types::{FileKind, Ino};
 
+mod paths;
+mod pieces;
+
 /// Problems that a report lists; the rest is counted.
 const PROBLEMS_MAX: usize = 1000;
+/// Inodes whose names are counted at once: some 64 MiB. Each window reads all names once.
+const WINDOW_INODES: usize = 1 << 20;
+/// Names after which whoever waits is asked whether they still want it.
+const NAMES_A_STEP: u64 = 4096;
+
+/// What to do about a problem.
+mod next {
+    pub(super) const FILE: &str =
+        "restore the file from a backup, or write these bytes anew, or delete it";
+    pub(super) const STATE: &str =
+        "copy what can be read to a new volume, or restore a backup: the state cannot be mended";
+    pub(super) const MEND: &str = "unmount the volume and run `hafsctl volume repair`";
+    pub(super) const SEGMENT: &str = "put the file back if it was moved; else restore the files that are listed from a backup, or delete them";
+    pub(super) const STRANGER: &str = "move it elsewhere: it is not hafs's";
+    pub(super) const FAULT: &str =
+        "copy the files to a new volume, and report this: it is a fault of hafs, not of the disk";
+}
 
 /// Something in a volume that should not be so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The inode that it concerns, if one.
     pub ino: Option<Ino>,
+    /// Which of its bytes are hit, if some.
+    pub bytes: Option<Range<u64>>,
+    /// One of its names, from the volume's root, if it is known.
+    pub path: Option<String>,
     /// What is wrong, in words.
     pub what: String,
+    /// What to do about it.
+    pub next: &'static str,
+}
+
+impl Problem {
+    /// A problem of the volume as a whole that only a fault in hafs can have made.
+    pub(crate) fn of_books(what: String) -> Self {
+        Self {
+            ino: None,
+            bytes: None,
+            path: None,
+            what,
+            next: next::FAULT,
+        }
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.ino {
-            Some(ino) => write!(f, "inode {ino}: {}", self.what),
-            None => f.write_str(&self.what),
+        if let Some(ino) = self.ino {
+            write!(f, "inode {ino}")?;
+            if let Some(path) = &self.path {
+                write!(f, " ({path})")?;
+            }
+            f.write_str(": ")?;
         }
+        if let Some(bytes) = &self.bytes {
+            write!(f, "bytes {}..{}: ", bytes.start, bytes.end)?;
+        }
+        write!(f, "{}; next: {}", self.what, self.next)
     }
 }
 
@@ -61,7 +113,28 @@ pub struct CheckReport {
     pub problems: Vec<Problem>,
     /// How much is wrong in all.
     pub problem_count: u64,
+    /// What was lost of the log once, and given up: no problem of today.
+    pub losses: Vec<Loss>,
 }
+
+/// How far a check has come. The totals are what the volume's books say, so about right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// Inodes done.
+    pub inodes_done: u64,
+    /// Of how many.
+    pub inodes_total: u64,
+    /// Bytes of files read and verified.
+    pub bytes_done: u64,
+    /// Of how many: what files hold or have reserved.
+    pub bytes_total: u64,
+}
+
+/// Is told how far the check has come; says whether it is still wanted.
+pub(crate) type Watch<'a> = dyn FnMut(&CheckProgress) -> ControlFlow<()> + 'a;
+
+/// A report, and the live bytes of each segment as the extents say.
+pub(crate) type Checked = (CheckReport, BTreeMap<SegmentId, u64>);
 
 type TableRows<'a> = Peekable<Box<dyn Iterator<Item = Result<Row, rocksdb::Error>> + 'a>>;
 
@@ -72,13 +145,25 @@ struct Picture<'a> {
 }
 
 impl Picture<'_> {
-    fn rows(&self, cf: &ColumnFamily) -> TableRows<'_> {
-        let rows = self.snapshot.iterator_cf(cf, IteratorMode::Start);
+    fn rows(&self, cf: &ColumnFamily, from: &[u8]) -> TableRows<'_> {
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let rows = self.snapshot.iterator_cf(cf, mode);
         (Box::new(rows) as Box<dyn Iterator<Item = _>>).peekable()
     }
 
-    fn table(&self, table: Table) -> TableRows<'_> {
-        self.rows(self.store.cf(table))
+    /// Rows of a table whose keys start with an inode number, from this one on.
+    fn table(&self, table: Table, from: Ino) -> TableRows<'_> {
+        self.rows(self.store.cf(table), &ino_key(from))
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>, FsError> {
+        match self
+            .snapshot
+            .get_cf(self.store.cf(Table::Inode), ino_key(ino))?
+        {
+            Some(raw) => Ok(Some(Inode::decode(row_body(&raw)?)?)),
+            None => Ok(None),
+        }
     }
 
     fn place(&self, id: PieceId) -> Result<Option<Place>, FsError> {
@@ -91,94 +176,236 @@ impl Picture<'_> {
 }
 
 /// What was found so far.
-#[derive(Default)]
-struct Findings {
+struct Findings<'w> {
     report: CheckReport,
-    digest: Option<Digest>,
+    watch: &'w mut Watch<'w>,
+    progress: CheckProgress,
+    /// A row could not be read: sums over all rows say nothing.
+    is_partial: bool,
+    digest: Digest,
     used_bytes: u64,
     highest_ino: u64,
+    /// Live bytes of each segment, as the extents say.
+    live: BTreeMap<SegmentId, u64>,
+    /// Places that extents name, and those of them that are in segments.
+    places: u64,
+    chunks: u64,
+}
+
+impl Findings<'_> {
+    fn problem(&mut self, problem: Problem) {
+        self.report.problem_count += 1;
+        if self.report.problems.len() < PROBLEMS_MAX {
+            self.report.problems.push(problem);
+        }
+    }
+
+    /// Something that contradicts itself though every byte of it was read well.
+    fn fault(&mut self, ino: Option<Ino>, what: String) {
+        self.problem(Problem {
+            ino,
+            ..Problem::of_books(what)
+        });
+    }
+
+    /// A row that cannot be read.
+    fn lost_row(&mut self, ino: Option<Ino>, table: &str, error: &FsError) {
+        self.is_partial = true;
+        let what = format!("the state's table `{table}`: {}", with_causes(error));
+        self.problem(Problem {
+            ino,
+            next: next::STATE,
+            ..Problem::of_books(what)
+        });
+    }
+
+    /// The next row of a replicated table; the end where it cannot be read.
+    fn next_row(&mut self, rows: &mut TableRows<'_>, table: Table) -> Option<Row> {
+        match rows.next()? {
+            Ok(row) => {
+                self.digest.add(table, &row.0, &row.1);
+                Some(row)
+            }
+            Err(error) => {
+                self.lost_row(None, table.name(), &error.into());
+                None
+            }
+        }
+    }
+
+    /// What was decoded from a row; `None` if it does not decode.
+    fn decoded<T>(&mut self, ino: Ino, table: Table, decoded: Result<T, FsError>) -> Option<T> {
+        decoded
+            .inspect_err(|error| self.lost_row(Some(ino), table.name(), error))
+            .ok()
+    }
+
+    fn step(&mut self) -> Result<(), FsError> {
+        self.progress.inodes_done = self.report.inodes;
+        self.progress.bytes_done = self.report.bytes;
+        match (self.watch)(&self.progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(FsError::Stopped),
+        }
+    }
+}
+
+/// Proves the invariants.
+///
+/// # Errors
+/// [`FsError::Stopped`] if `watch` says so; else only if nothing could be checked at all.
+pub(crate) fn check(store: &Store, watch: &mut Watch<'_>) -> Result<Checked, FsError> {
+    check_in_windows(store, watch, WINDOW_INODES)
+}
+
+pub(crate) fn check_in_windows(
+    store: &Store,
+    watch: &mut Watch<'_>,
+    window_inodes: usize,
+) -> Result<Checked, FsError> {
+    let picture = Picture {
+        store,
+        snapshot: store.snapshot(),
+    };
+    let local = |key| {
+        picture
+            .snapshot
+            .get_cf(store.local_cf(LocalTable::Local), key)
+    };
+    let Some(applied) = local(APPLIED_KEY)? else {
+        return Err(FsError::Corrupt(
+            "the state does not say how far it has come".to_owned(),
+        ));
+    };
+    let applied = Applied::decode(&applied)?;
+    let mut findings = Findings {
+        report: CheckReport {
+            lsn: applied.pos.lsn,
+            losses: local(LOSSES_KEY)?.map_or(Ok(Vec::new()), |raw| decode_losses(&raw))?,
+            ..CheckReport::default()
+        },
+        watch,
+        progress: CheckProgress {
+            inodes_total: applied.inodes,
+            bytes_total: applied.used_bytes,
+            ..CheckProgress::default()
+        },
+        is_partial: false,
+        digest: Digest::EMPTY,
+        used_bytes: 0,
+        highest_ino: 0,
+        live: BTreeMap::new(),
+        places: 0,
+        chunks: 0,
+    };
+    let mut from = Ino(0);
+    loop {
+        let to = window_end(&picture, from, window_inodes, &mut findings);
+        let links = count_links(&picture, from, to, &mut findings)?;
+        check_inodes(&picture, from, to, links, &mut findings)?;
+        match to {
+            Some(to) => from = to,
+            None => break,
+        }
+    }
+    pieces::check_places(&picture, &mut findings);
+    pieces::check_segments(&picture, &mut findings)?;
+    check_totals(&applied, &mut findings);
+    paths::name(&picture, &mut findings.report.problems);
+    Ok((findings.report, findings.live))
+}
+
+/// The inode that the next window starts with; `None`: there is none.
+fn window_end(
+    picture: &Picture<'_>,
+    from: Ino,
+    window_inodes: usize,
+    findings: &mut Findings<'_>,
+) -> Option<Ino> {
+    let next = picture.table(Table::Inode, from).nth(window_inodes)?;
+    // Where the table cannot be read, its walk says so.
+    let ino = key_ino(&next.ok()?.0);
+    findings.decoded(from, Table::Inode, ino)
+}
+
+/// What the names say of the inodes in a window.
+#[derive(Default)]
+struct Links {
     /// Names that point to an inode.
     names: HashMap<Ino, u32>,
     /// Directories, and the one that each is named in.
     named_in: HashMap<Ino, Ino>,
     /// Directories in a directory.
     subdirectories: HashMap<Ino, u32>,
-    /// Live bytes of each segment, as the extents say.
-    live: BTreeMap<SegmentId, u64>,
-    chunks: u64,
 }
 
-impl Findings {
-    fn problem(&mut self, ino: Option<Ino>, what: String) {
-        self.report.problem_count += 1;
-        if self.report.problems.len() < PROBLEMS_MAX {
-            self.report.problems.push(Problem { ino, what });
-        }
-    }
-
-    fn add(&mut self, table: Table, (key, raw): &Row) {
-        self.digest
-            .get_or_insert(Digest::EMPTY)
-            .add(table, key, raw);
-    }
-}
-
-/// What a check says, and what the extents say of each segment's live bytes.
-pub(crate) type Checked = (CheckReport, BTreeMap<SegmentId, u64>);
-
-/// Checks the state that `store` has now. `progress` is told how many inodes are done, of how many.
-pub(crate) fn check(store: &Store, progress: &mut dyn FnMut(u64, u64)) -> Result<Checked, FsError> {
-    let picture = Picture {
-        store,
-        snapshot: store.snapshot(),
-    };
-    let raw = picture
-        .snapshot
-        .get_cf(store.local_cf(LocalTable::Local), APPLIED_KEY)?;
-    let Some(raw) = raw else {
-        return Err(FsError::Corrupt(
-            "the state does not say how far it has come".to_owned(),
-        ));
-    };
-    let applied = Applied::decode(&raw)?;
-    let mut findings = Findings::default();
-    findings.report.lsn = applied.pos.lsn;
-    check_dentries(&picture, &mut findings)?;
-    check_inodes(&picture, &applied, &mut findings, progress)?;
-    check_places(&picture, &mut findings)?;
-    check_totals(&applied, &mut findings);
-    Ok((findings.report, findings.live))
-}
-
-fn check_dentries(picture: &Picture<'_>, findings: &mut Findings) -> Result<(), FsError> {
+/// Reads all names, counts those of the window, and checks them if it is the first.
+fn count_links(
+    picture: &Picture<'_>,
+    from: Ino,
+    to: Option<Ino>,
+    findings: &mut Findings<'_>,
+) -> Result<Links, FsError> {
+    let is_first = from == Ino(0);
+    let in_window = |ino: Ino| from <= ino && to.is_none_or(|to| ino < to);
+    let mut links = Links::default();
     let mut before: Option<(Ino, u64)> = None;
-    for row in picture.table(Table::Dentry) {
-        let row = row?;
-        findings.add(Table::Dentry, &row);
-        findings.report.dentries += 1;
-        let (parent, cookie) = (key_ino(&row.0)?, key_second(&row.0)?);
-        let dentry = Dentry::decode(row_body(&row.1)?)?;
-        let name = String::from_utf8_lossy(&dentry.name).into_owned();
-        let first = cookie - cookie % NAME_COLLISIONS_MAX;
-        if name_cookie(&dentry.name) != first {
-            findings.problem(
-                Some(parent),
-                format!("the name {name:?} stands at a wrong place"),
-            );
+    let mut rows = picture.table(Table::Dentry, Ino(0));
+    let mut read = 0;
+    loop {
+        let row = if is_first {
+            findings.next_row(&mut rows, Table::Dentry)
+        } else {
+            rows.next().and_then(Result::ok) // told by the first window
+        };
+        let Some((key, raw)) = row else { break };
+        read += 1;
+        if read % NAMES_A_STEP == 0 {
+            findings.step()?;
         }
-        if cookie != first && before != Some((parent, cookie - 1)) {
-            findings.problem(Some(parent), format!("a gap before the name {name:?}"));
+        let decoded = key_ino(&key)
+            .and_then(|parent| Ok((parent, key_second(&key)?, Dentry::decode(row_body(&raw)?)?)));
+        let Ok((parent, cookie, dentry)) = decoded else {
+            if is_first {
+                findings.decoded(key_ino(&key).unwrap_or(Ino(0)), Table::Dentry, decoded);
+            }
+            continue;
+        };
+        if is_first {
+            check_name(parent, cookie, &dentry, before, findings);
+            before = Some((parent, cookie));
         }
-        before = Some((parent, cookie));
-        *findings.names.entry(dentry.ino).or_default() += 1;
-        if dentry.kind == FileKind::Directory {
-            *findings.subdirectories.entry(parent).or_default() += 1;
-            if findings.named_in.insert(dentry.ino, parent).is_some() {
-                findings.problem(Some(dentry.ino), "a directory with two names".to_owned());
+        let is_directory = dentry.kind == FileKind::Directory;
+        if is_directory && in_window(parent) {
+            *links.subdirectories.entry(parent).or_default() += 1;
+        }
+        if in_window(dentry.ino) {
+            *links.names.entry(dentry.ino).or_default() += 1;
+            if is_directory && links.named_in.insert(dentry.ino, parent).is_some() {
+                findings.fault(Some(dentry.ino), "a directory with two names".to_owned());
             }
         }
     }
-    Ok(())
+    Ok(links)
+}
+
+fn check_name(
+    parent: Ino,
+    cookie: u64,
+    dentry: &Dentry,
+    before: Option<(Ino, u64)>,
+    findings: &mut Findings<'_>,
+) {
+    findings.report.dentries += 1;
+    let name = String::from_utf8_lossy(&dentry.name);
+    let first = cookie - cookie % NAME_COLLISIONS_MAX;
+    if name_cookie(&dentry.name) != first {
+        let what = format!("the name {name:?} stands at a wrong place");
+        findings.fault(Some(parent), what);
+    }
+    if cookie != first && before != Some((parent, cookie - 1)) {
+        findings.fault(Some(parent), format!("a gap before the name {name:?}"));
+    }
 }
 
 /// Tables whose keys start with an inode number, walked side by side with the inodes.
@@ -188,77 +415,124 @@ struct Beside<'a> {
     orphans: TableRows<'a>,
 }
 
+impl<'a> Beside<'a> {
+    fn all(&mut self) -> [(&mut TableRows<'a>, Table); 3] {
+        [
+            (&mut self.extents, Table::Extent),
+            (&mut self.xattrs, Table::Xattr),
+            (&mut self.orphans, Table::Orphan),
+        ]
+    }
+}
+
 fn check_inodes(
     picture: &Picture<'_>,
-    applied: &Applied,
-    findings: &mut Findings,
-    progress: &mut dyn FnMut(u64, u64),
+    from: Ino,
+    to: Option<Ino>,
+    mut links: Links,
+    findings: &mut Findings<'_>,
 ) -> Result<(), FsError> {
     let mut beside = Beside {
-        extents: picture.table(Table::Extent),
-        xattrs: picture.table(Table::Xattr),
-        orphans: picture.table(Table::Orphan),
+        extents: picture.table(Table::Extent, from),
+        xattrs: picture.table(Table::Xattr, from),
+        orphans: picture.table(Table::Orphan, from),
     };
-    for row in picture.table(Table::Inode) {
-        let row = row?;
-        findings.add(Table::Inode, &row);
-        let ino = key_ino(&row.0)?;
-        let inode = Inode::decode(row_body(&row.1)?)?;
+    let mut rows = picture.table(Table::Inode, from);
+    loop {
+        if let (Some(to), Some(Ok((key, _)))) = (to, rows.peek())
+            && key_ino(key)? >= to
+        {
+            break;
+        }
+        let Some((key, raw)) = findings.next_row(&mut rows, Table::Inode) else {
+            break;
+        };
+        let ino = key_ino(&key)?;
         findings.report.inodes += 1;
-        findings.used_bytes += inode.allocated_bytes();
         findings.highest_ino = findings.highest_ino.max(ino.0);
-        let extents = rows_of(&mut beside.extents, Table::Extent, ino, findings)?;
-        check_extents(picture, ino, &inode, &extents, findings)?;
-        rows_of(&mut beside.xattrs, Table::Xattr, ino, findings)?;
-        let is_orphan = !rows_of(&mut beside.orphans, Table::Orphan, ino, findings)?.is_empty();
-        check_links(ino, &inode, is_orphan, findings);
-        progress(findings.report.inodes, applied.inodes);
+        for (rows, table) in beside.all() {
+            skip_nobodys(rows, table, ino, findings)?;
+        }
+        let inode = row_body(&raw).and_then(Inode::decode);
+        let inode = findings.decoded(ino, Table::Inode, inode);
+        if let Some(inode) = &inode {
+            findings.used_bytes += inode.allocated_bytes();
+        }
+        pieces::check_extents(picture, ino, inode.as_ref(), &mut beside.extents, findings)?;
+        take_rows(&mut beside.xattrs, Table::Xattr, ino, findings)?;
+        let is_orphan = take_rows(&mut beside.orphans, Table::Orphan, ino, findings)? > 0;
+        if let Some(inode) = inode {
+            check_links(ino, &inode, is_orphan, &mut links, findings);
+        }
+        findings.step()?;
     }
-    // What is left belongs to inodes above the highest.
-    let after_all = Ino(u64::MAX);
-    rows_of(&mut beside.extents, Table::Extent, after_all, findings)?;
-    rows_of(&mut beside.xattrs, Table::Xattr, after_all, findings)?;
-    rows_of(&mut beside.orphans, Table::Orphan, after_all, findings)?;
-    let nameless: Vec<Ino> = findings.names.drain().map(|(ino, _)| ino).collect();
-    for ino in nameless {
-        findings.problem(Some(ino), "has a name but does not exist".to_owned());
+    let end = to.unwrap_or(Ino(u64::MAX));
+    for (rows, table) in beside.all() {
+        skip_nobodys(rows, table, end, findings)?;
+    }
+    if !findings.is_partial {
+        for ino in links.names.into_keys() {
+            findings.fault(Some(ino), "has a name but does not exist".to_owned());
+        }
     }
     Ok(())
 }
 
-/// Takes the rows of `ino`; those of lower numbers belong to no inode.
-fn rows_of(
+/// The inode that the next row belongs to.
+fn next_owner(rows: &mut TableRows<'_>) -> Result<Option<Ino>, FsError> {
+    match rows.peek() {
+        Some(Ok((key, _))) => Ok(Some(key_ino(key)?)),
+        Some(Err(_)) => Ok(Some(Ino(0))), // whoever takes it, tells
+        None => Ok(None),
+    }
+}
+
+/// Takes the rows below `ino`, which belong to no inode.
+fn skip_nobodys(
     rows: &mut TableRows<'_>,
     table: Table,
     ino: Ino,
-    findings: &mut Findings,
-) -> Result<Vec<Row>, FsError> {
-    let mut taken = Vec::new();
-    while let Some(next) = rows.peek() {
-        let owner = match next {
-            Ok((key, _)) => key_ino(key)?,
-            Err(error) => return Err(error.clone().into()),
-        };
-        if owner > ino {
-            break;
-        }
-        let Some(row) = rows.next().transpose()? else {
+    findings: &mut Findings<'_>,
+) -> Result<(), FsError> {
+    while next_owner(rows)?.is_some_and(|owner| owner < ino) {
+        let Some((key, _)) = findings.next_row(rows, table) else {
             break;
         };
-        findings.add(table, &row);
-        if owner == ino {
-            taken.push(row);
-        } else {
+        if !findings.is_partial {
             let what = format!("an entry in table {} but no inode", table.name());
-            findings.problem(Some(owner), what);
+            findings.fault(Some(key_ino(&key)?), what);
         }
+    }
+    Ok(())
+}
+
+/// Takes the rows of `ino`; says how many.
+fn take_rows(
+    rows: &mut TableRows<'_>,
+    table: Table,
+    ino: Ino,
+    findings: &mut Findings<'_>,
+) -> Result<u64, FsError> {
+    let mut taken = 0;
+    while next_owner(rows)? == Some(ino) && findings.next_row(rows, table).is_some() {
+        taken += 1;
     }
     Ok(taken)
 }
 
-fn check_links(ino: Ino, inode: &Inode, is_orphan: bool, findings: &mut Findings) {
-    let names = findings.names.remove(&ino).unwrap_or(0);
-    let subdirectories = findings.subdirectories.remove(&ino).unwrap_or(0);
+fn check_links(
+    ino: Ino,
+    inode: &Inode,
+    is_orphan: bool,
+    links: &mut Links,
+    findings: &mut Findings<'_>,
+) {
+    let names = links.names.remove(&ino).unwrap_or(0);
+    let subdirectories = links.subdirectories.remove(&ino).unwrap_or(0);
+    let named_in = links.named_in.remove(&ino);
+    if findings.is_partial {
+        return; // names are missing
+    }
     let expected = match inode.kind {
         FileKind::Directory if is_orphan => 0,
         FileKind::Directory => 2 + subdirectories,
@@ -266,136 +540,23 @@ fn check_links(ino: Ino, inode: &Inode, is_orphan: bool, findings: &mut Findings
     };
     if inode.nlink != expected {
         let what = format!("link count {} where names say {expected}", inode.nlink);
-        findings.problem(Some(ino), what);
+        findings.fault(Some(ino), what);
     }
     if (inode.nlink == 0) != is_orphan {
-        findings.problem(
-            Some(ino),
-            "no names, but not on the orphan list, or both".to_owned(),
-        );
+        let what = "no names, but not on the orphan list, or both".to_owned();
+        findings.fault(Some(ino), what);
     }
     if inode.kind == FileKind::Directory && !is_orphan {
         let home = if ino == Ino::ROOT {
             Some(ino)
         } else {
-            findings.named_in.remove(&ino)
+            named_in
         };
         if home != Some(inode.parent) {
-            findings.problem(
-                Some(ino),
-                "its parent is not the directory that names it".to_owned(),
-            );
+            let what = "its parent is not the directory that names it".to_owned();
+            findings.fault(Some(ino), what);
         }
     }
-}
-
-fn check_extents(
-    picture: &Picture<'_>,
-    ino: Ino,
-    inode: &Inode,
-    rows: &[Row],
-    findings: &mut Findings,
-) -> Result<(), FsError> {
-    let mut end = 0;
-    let mut sum = 0;
-    let mut pieces = HashMap::new();
-    for (key, raw) in rows {
-        findings.report.extents += 1;
-        let start = key_second(key)?;
-        let extent = Extent::decode(row_body(raw)?)?;
-        if start < end {
-            findings.problem(Some(ino), format!("extents overlap at byte {start}"));
-        }
-        end = start.saturating_add(extent.len);
-        sum += extent.len;
-        let ExtentSource::Piece {
-            id,
-            skip,
-            piece_len,
-            hash,
-        } = extent.source
-        else {
-            continue;
-        };
-        if end > inode.size {
-            findings.problem(Some(ino), format!("bytes past the end, at {start}"));
-        }
-        let Some(piece_start) = start.checked_sub(u64::from(skip)) else {
-            findings.problem(Some(ino), format!("an extent at {start} before its piece"));
-            continue;
-        };
-        let whole = PieceUse {
-            start: piece_start,
-            len: piece_len,
-            hash,
-        };
-        if *pieces.entry(id).or_insert(whole) != whole {
-            findings.problem(Some(ino), format!("extents disagree about piece {id}"));
-        }
-    }
-    if sum != inode.extent_bytes {
-        let what = format!(
-            "extents hold {sum} bytes, the inode says {}",
-            inode.extent_bytes
-        );
-        findings.problem(Some(ino), what);
-    }
-    for (id, piece) in pieces {
-        check_piece(picture, ino, id, &piece, findings)?;
-    }
-    Ok(())
-}
-
-/// What extents say of a piece.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct PieceUse {
-    start: u64,
-    len: u32,
-    hash: [u8; 32],
-}
-
-fn check_piece(
-    picture: &Picture<'_>,
-    ino: Ino,
-    id: PieceId,
-    piece: &PieceUse,
-    findings: &mut Findings,
-) -> Result<(), FsError> {
-    let range = format!(
-        "bytes {}..{}",
-        piece.start,
-        piece.start + u64::from(piece.len)
-    );
-    let bytes = match picture.place(id)? {
-        None => {
-            findings.problem(Some(ino), format!("{range}: piece {id} is nowhere"));
-            return Ok(());
-        }
-        Some(Place::Inline(bytes)) => bytes,
-        Some(Place::Segment(place)) => {
-            findings.chunks += 1;
-            *findings.live.entry(place.segment).or_default() += place.stored_bytes();
-            if (place.ino, place.file_offset) != (ino, piece.start) {
-                findings.problem(Some(ino), format!("{range}: chunk {id} is another file's"));
-            }
-            match picture.store.segments.read_chunk(&place) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    findings.problem(Some(ino), format!("{range}: {}", with_causes(&error)));
-                    return Ok(());
-                }
-            }
-        }
-    };
-    findings.report.pieces += 1;
-    findings.report.bytes += bytes.len() as u64;
-    if bytes.len() != piece.len as usize || blake3::hash(&bytes).as_bytes() != &piece.hash {
-        findings.problem(
-            Some(ino),
-            format!("{range}: piece {id} does not match its hash"),
-        );
-    }
-    Ok(())
 }
 
 /// An error with what caused it.
@@ -404,60 +565,98 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// This copy's own books: a place for each piece that is used, no more; the segments' index says the same.
-fn check_places(picture: &Picture<'_>, findings: &mut Findings) -> Result<(), FsError> {
-    let mut places = 0;
-    let mut chunks = 0;
-    for row in picture.rows(picture.store.local_cf(LocalTable::Piece)) {
-        match Place::decode(&row?.1)? {
-            Place::Inline(_) => {}
-            Place::Segment(_) => chunks += 1,
-        }
-        places += 1;
+fn check_totals(applied: &Applied, findings: &mut Findings<'_>) {
+    findings.report.digest = findings.digest.to_bytes();
+    if findings.is_partial {
+        return;
     }
-    let indexed = picture
-        .rows(picture.store.local_cf(LocalTable::SegmentIndex))
-        .count() as u64;
-    if places > findings.report.pieces && findings.report.problem_count == 0 {
-        let unused = places - findings.report.pieces;
-        findings.problem(
-            None,
-            format!("{unused} pieces are kept that no extent names"),
-        );
-    }
-    if indexed != chunks {
-        findings.problem(
-            None,
-            format!("the segment index has {indexed} chunks, not {chunks}"),
-        );
-    }
-    Ok(())
-}
-
-fn check_totals(applied: &Applied, findings: &mut Findings) {
-    let digest = findings.digest.unwrap_or(Digest::EMPTY);
-    findings.report.digest = digest.to_bytes();
-    if digest != applied.digest {
-        findings.problem(
-            None,
-            "the digest over all rows is not the one kept".to_owned(),
-        );
+    if findings.digest != applied.digest {
+        let what = "the digest over all rows is not the one kept".to_owned();
+        findings.fault(None, what);
     }
     if findings.report.inodes != applied.inodes {
         let what = format!("{} inodes, {} kept", findings.report.inodes, applied.inodes);
-        findings.problem(None, what);
+        findings.fault(None, what);
     }
     if findings.used_bytes != applied.used_bytes {
         let what = format!(
             "{} bytes in use, {} kept",
             findings.used_bytes, applied.used_bytes
         );
-        findings.problem(None, what);
+        findings.fault(None, what);
     }
     if findings.highest_ino >= applied.next_ino.0 {
-        findings.problem(
-            None,
-            "an inode number that was not given out yet is in use".to_owned(),
+        let what = "an inode number that was not given out yet is in use".to_owned();
+        findings.fault(None, what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Caller;
+    use crate::volume::tests::{Fixture, file};
+
+    #[test]
+    fn a_check_in_small_windows_sees_what_one_in_a_large_one_sees() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let mut parent = Ino::ROOT;
+        for n in 0..10_u64 {
+            let ino = file(&volume, format!("f{n}").as_bytes());
+            volume.write(ino, n * 7, &[1; 9000], false, false).unwrap();
+            volume.link(ino, parent, b"other").unwrap();
+            let made = volume.mkdir(Caller::ROOT, parent, b"dir", 0o755);
+            parent = made.unwrap().ino;
+        }
+        let all = volume.check(&mut |_, _| {}).unwrap();
+        assert_eq!((all.problems.as_slice(), all.inodes), (&[][..], 21));
+        for window in [1, 2, 7] {
+            let checked = volume.check_in_windows(window).unwrap();
+            assert_eq!(checked.problems, vec![]);
+            assert_eq!(checked.digest, all.digest);
+            assert_eq!(checked.dentries, all.dentries);
+            assert_eq!(checked.bytes, all.bytes);
+        }
+    }
+
+    #[test]
+    fn a_check_is_stopped_by_who_does_not_want_it_any_more() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        for n in 0..10 {
+            let ino = file(&volume, format!("f{n}").as_bytes());
+            volume.write(ino, 0, &[1; 9000], false, false).unwrap();
+        }
+        let mut seen = CheckProgress::default();
+        let stopped = volume.check_with(&mut |at| {
+            seen = *at;
+            if at.bytes_done >= 20_000 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        assert!(matches!(stopped, Err(FsError::Stopped)));
+        assert_eq!((seen.inodes_total, seen.bytes_total), (11, 10 * 12_288));
+        assert!(
+            seen.bytes_done < 30_000 && seen.inodes_done < 11,
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn a_problem_says_where_and_what_to_do() {
+        let problem = Problem {
+            ino: Some(Ino(7)),
+            bytes: Some(0..4096),
+            path: Some("/a/b".to_owned()),
+            what: "gone".to_owned(),
+            next: next::FILE,
+        };
+        assert_eq!(
+            problem.to_string(),
+            format!("inode 7 (/a/b): bytes 0..4096: gone; next: {}", next::FILE)
         );
     }
 }

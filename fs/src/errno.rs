@@ -33,12 +33,16 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         // The operation exists, but not for this file or flag. Not ENOSYS: see above.
         FsError::Unsupported => Errno::EOPNOTSUPP,
         FsError::ReadOnly => Errno::EROFS,
+        FsError::Stopped => Errno::EINTR,
         // Lost or uncertain durability, damage and the disk's own errors are one thing to an application: the data cannot
         // be trusted. What exactly happened stands in the log. The disk's errno is not passed on: an ENODEV or ENOSPC from
         // below would be taken for the volume's.
         FsError::Failed
         | FsError::Damaged { .. }
+        | FsError::Unreadable { .. }
         | FsError::Corrupt(_)
+        | FsError::LogLost(_)
+        | FsError::StateLost(_)
         | FsError::Refused(_)
         | FsError::Io { .. }
         | FsError::State(_) => Errno::EIO,
@@ -49,7 +53,10 @@ pub(crate) fn errno(error: &FsError) -> Errno {
 pub(crate) fn is_alarming(error: &FsError) -> bool {
     match error {
         FsError::Damaged { .. }
+        | FsError::Unreadable { .. }
         | FsError::Corrupt(_)
+        | FsError::LogLost(_)
+        | FsError::StateLost(_)
         | FsError::Refused(_)
         | FsError::Io { .. }
         | FsError::State(_) => true,
@@ -72,6 +79,7 @@ pub(crate) fn is_alarming(error: &FsError) -> bool {
         | FsError::XattrTooBig
         | FsError::NoSuchOffset
         | FsError::Unsupported
+        | FsError::Stopped
         | FsError::ReadOnly => false,
     }
 }

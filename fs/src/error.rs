@@ -1,8 +1,12 @@
 //! Everything that can go wrong in a volume, by what the caller does about it.
 
+use std::fmt;
 use std::io;
 
-use crate::types::Ino;
+use hafs_protocol::Lsn;
+
+use crate::clock::utc;
+use crate::types::{Ino, Time};
 
 /// Why a volume refused or failed. [`errno`](crate::errno) maps each to what the kernel hears.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +82,33 @@ pub enum FsError {
         /// What did not match.
         detail: &'static str,
     },
+    /// The disk cannot read a file's bytes. Report; it may be able to later, and another copy may be good.
+    #[error("inode {ino}: bytes {offset}..{} cannot be read", offset + len)]
+    Unreadable {
+        /// The file.
+        ino: Ino,
+        /// First byte that was not read.
+        offset: u64,
+        /// How many.
+        len: u64,
+        /// What the disk said.
+        #[source]
+        source: Box<Self>,
+    },
     /// The store's own structures are damaged. Report.
     #[error("the volume's store is damaged: {0}")]
     Corrupt(String),
+    /// The log ends before a record that had been synced. Report what is lost; take another copy, or accept the loss with
+    /// [`Volume::repair`](crate::Volume::repair). Nothing was changed.
+    #[error("{0}")]
+    LogLost(Box<LogLoss>),
+    /// The state (RocksDB) cannot be opened or read. Take another copy or a backup: the log does not reach back far enough to
+    /// make it anew. Nothing was changed.
+    #[error("the volume's state cannot be read")]
+    StateLost(#[source] rocksdb::Error),
+    /// Whoever asked for it does not want it any more.
+    #[error("stopped")]
+    Stopped,
     /// The data directory is not what it should be: another program's, a newer format, another node's, in use.
     /// Nothing was touched.
     #[error("{0}")]
@@ -99,4 +127,53 @@ pub enum FsError {
     /// RocksDB failed.
     #[error("state store")]
     State(#[from] rocksdb::Error),
+}
+
+/// What of a volume's log cannot be replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLoss {
+    /// The first record that is lost: everything from it on is.
+    pub from: Lsn,
+    /// The newest record that is known to have been synced: lost too, unless it is below `from`.
+    pub synced: Lsn,
+    /// The newest record of which anything was found; what is lost beyond it nobody knows.
+    pub newest: Lsn,
+    /// Where the log is damaged: byte and file.
+    pub place: String,
+    /// What is wrong there.
+    pub cause: &'static str,
+    /// Time of the newest change that is not lost, if the log says one.
+    pub kept_until: Option<Time>,
+}
+
+impl LogLoss {
+    /// Records that are lost although they had been synced.
+    pub fn synced_records(&self) -> u64 {
+        (self.synced.0 + 1).saturating_sub(self.from.0)
+    }
+}
+
+impl fmt::Display for LogLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the log is damaged at {}: {}; lost is everything from record {} on: {} records that had been synced (up to {})",
+            self.place,
+            self.cause,
+            self.from,
+            self.synced_records(),
+            self.synced
+        )?;
+        let more = self
+            .newest
+            .0
+            .saturating_sub(self.synced.0.max(self.from.0 - 1));
+        if more > 0 {
+            write!(f, " and {more} that had not")?;
+        }
+        match self.kept_until {
+            Some(time) => write!(f, "; changes up to {} are kept", utc(time)),
+            None => Ok(()),
+        }
+    }
 }

@@ -19,13 +19,14 @@ mod store;
 mod types;
 pub mod volume;
 
-pub use check::{CheckReport, Problem};
-pub use error::FsError;
+pub use check::{CheckProgress, CheckReport, Problem};
+pub use error::{FsError, LogLoss};
 pub use log::FsyncDone;
 pub use mount::{Mount, MountEnd, MountSettings};
+pub use store::key::Loss;
 pub use store::{SharedCache, VolumeIdentity};
 pub use types::{
     AclKind, Attr, Caller, DirEntry, FallocateMode, FileKind, Ino, RenameMode, SeekTo, SetAttr,
     SetTime, StatFs, Time, XattrMode,
 };
-pub use volume::{Profile, Volume, VolumeSettings, VolumeStatus};
+pub use volume::{Profile, Repair, Volume, VolumeSettings, VolumeStatus};

@@ -300,10 +300,11 @@ mod tests {
             segment: crate::store::key::SegmentId(6),
             offset: 4096,
         };
-        let frame = crate::store::logfile::encode_frame(b"record", &[9; CHAIN_BYTES], &[place]);
+        let frame =
+            crate::store::logfile::encode_frame(b"record", &[9; CHAIN_BYTES], Lsn(0x0b), &[place]);
         assert_eq!(
             hex(&frame),
-            "684c46313800000010d498730600000001000000090909090909090909090909090909097265636f72640600000000000000001000000000"
+            "684c4632400000009fb32a8e06000000010000000b00000000000000090909090909090909090909090909097265636f72640600000000000000001000000000"
         );
     }
 

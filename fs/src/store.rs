@@ -28,13 +28,14 @@ use uuid::Uuid;
 use crate::error::FsError;
 use crate::store::key::{LocalTable, Table, row_body};
 use crate::store::segment::Segments;
-use crate::store::syncfile::{io_error, sync_dir, write_file_durably};
+use crate::store::syncfile::{free_bytes, io_error, sync_dir, write_file_durably};
 
 pub(crate) mod codec;
 pub(crate) mod digest;
 pub(crate) mod key;
 pub(crate) mod logfile;
 pub(crate) mod mark;
+pub(crate) mod replay;
 pub(crate) mod segment;
 pub(crate) mod syncfile;
 
@@ -217,6 +218,7 @@ impl Store {
             state_buffer_bytes,
             segment_bytes,
             lock,
+            false,
         )
     }
 
@@ -236,6 +238,7 @@ impl Store {
             state_buffer_bytes,
             segment_bytes,
             lock,
+            true,
         )
     }
 
@@ -246,12 +249,15 @@ impl Store {
         state_buffer_bytes: u64,
         segment_bytes: u64,
         lock: File,
+        is_new: bool,
     ) -> Result<Self, FsError> {
         let segments = segments_dir(dir);
-        let next_segment = Segments::list(&segments, identity.store)?
-            .last()
-            .map_or(1, |last| last.0 + 1);
-        let db = open_state(&state_dir(dir), cache, state_buffer_bytes)?;
+        let found = Segments::list(&segments)?;
+        for path in &found.strangers {
+            tracing::warn!(path = %path.display(), "a file that is no segment");
+        }
+        let next_segment = found.ids.last().map_or(1, |last| last.0 + 1);
+        let db = open_state(&state_dir(dir), cache, state_buffer_bytes, is_new)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         Ok(Self {
@@ -345,13 +351,24 @@ impl Store {
     }
 
     /// Applies a batch to the memtables: all of it or nothing.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`] while RocksDB waits for room on the disk; it takes batches again by itself once there is some.
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), FsError> {
-        Ok(self.db.write_opt(batch, &self.write_options)?)
+        self.db
+            .write_opt(batch, &self.write_options)
+            .map_err(full_or)
     }
 
     /// Starts writing the state as it is now to disk, all tables as of one moment; returns once later writes are no longer
     /// part of it. The caller holds the write lock, and has synced log and segments under it.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`] if the disk has no room for it: nothing was begun then, and nothing is lost.
     pub(crate) fn start_flush(&self) -> Result<(), FsError> {
+        if free_bytes(&self.dir)? < self.memtable_bytes()? + FLUSH_HEADROOM_BYTES {
+            return Err(FsError::NoSpace);
+        }
         let mut options = FlushOptions::default();
         options.set_wait(false);
         let families: Vec<&ColumnFamily> = Table::ALL
@@ -363,7 +380,7 @@ impl Store {
                     .map(|table| self.local_cf(table)),
             )
             .collect();
-        Ok(self.db.flush_cfs_opt(&families, &options)?)
+        self.db.flush_cfs_opt(&families, &options).map_err(full_or)
     }
 
     /// What the state takes on the disk, bytes.
@@ -387,30 +404,44 @@ impl Store {
     }
 
     /// True once everything that [`Self::start_flush`] caught is on the disk.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`] if the disk became full: RocksDB goes on by itself once there is room, and a later flush
+    /// catches what this one did not bring to the disk.
     pub(crate) fn flush_is_done(&self) -> Result<bool, FsError> {
+        if self.sum_over_tables("rocksdb.num-immutable-mem-table")? == 0 {
+            return Ok(true);
+        }
+        // RocksDB counts its errors, and never forgets one. What it says to a write is how it is now.
+        self.write(WriteBatch::default())?;
+        Ok(false)
+    }
+
+    fn memtable_bytes(&self) -> Result<u64, FsError> {
+        self.sum_over_tables("rocksdb.cur-size-all-mem-tables")
+    }
+
+    fn sum_over_tables(&self, property: &str) -> Result<u64, FsError> {
         let names = Table::ALL
             .into_iter()
             .map(Table::name)
             .chain(LocalTable::ALL.into_iter().map(LocalTable::name));
+        let mut sum = 0;
         for name in names {
-            let cf = self
-                .db
-                .cf_handle(name)
-                .expect("every table was opened with the database");
-            let waiting = self
-                .db
-                .property_int_value_cf(cf, "rocksdb.num-immutable-mem-table")?;
-            if waiting.unwrap_or(0) > 0 {
-                let errors = self.db.property_int_value("rocksdb.background-errors")?;
-                if errors.unwrap_or(0) > 0 {
-                    return Err(FsError::Corrupt(
-                        "RocksDB cannot flush its state".to_owned(),
-                    ));
-                }
-                return Ok(false);
-            }
+            let cf = self.db.cf_handle(name);
+            let cf = cf.expect("every table was opened with the database");
+            sum += self.db.property_int_value_cf(cf, property)?.unwrap_or(0);
         }
-        Ok(true)
+        Ok(sum)
+    }
+}
+
+/// A full disk is told apart from a failing one. RocksDB's crate has no code for it, only the text.
+fn full_or(error: rocksdb::Error) -> FsError {
+    if error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("No space left") {
+        FsError::NoSpace
+    } else {
+        FsError::State(error)
     }
 }
 
@@ -449,6 +480,9 @@ fn lock(dir: &Path) -> Result<File, FsError> {
     }
 }
 
+/// What a flush needs besides what the memtables hold: its files' indexes, RocksDB's own books, and what others write to the
+/// disk meanwhile.
+const FLUSH_HEADROOM_BYTES: u64 = 4 << 20;
 /// Memtables are flushed by us long before they hold this many times the state buffer.
 const MEMTABLE_HEADROOM: u64 = 8;
 /// Memory that an idle table takes: 9 tables a volume, 100 volumes a node.
@@ -457,12 +491,18 @@ const ARENA_BLOCK_BYTES: usize = 64 * 1024;
 const OPEN_TABLES_MAX: i32 = 128;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
-fn open_state(path: &Path, cache: &SharedCache, state_buffer_bytes: u64) -> Result<DB, FsError> {
+fn open_state(
+    path: &Path,
+    cache: &SharedCache,
+    state_buffer_bytes: u64,
+    is_new: bool,
+) -> Result<DB, FsError> {
     // The crate has no setter for this one. Without it, closing would flush unsynced state.
     let mut options =
         Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
+    // Never in a store that was one: a database made anew in the place of a damaged one deletes what was left of that.
+    options.create_if_missing(is_new);
+    options.create_missing_column_families(is_new);
     options.set_atomic_flush(true);
     options.set_max_open_files(OPEN_TABLES_MAX);
     options.set_max_background_jobs(2);
@@ -480,7 +520,7 @@ fn open_state(path: &Path, cache: &SharedCache, state_buffer_bytes: u64) -> Resu
             rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
             Options::default(),
         )]);
-    Ok(DB::open_cf_descriptors(&options, path, families)?)
+    DB::open_cf_descriptors(&options, path, families).map_err(FsError::StateLost)
 }
 
 fn table_options(cache: &SharedCache, state_buffer_bytes: u64) -> Options {

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::apply::{Change, Step, Totals, apply};
-use crate::check::{self, CheckReport, Problem};
+use crate::check::{self, CheckProgress, CheckReport, Problem};
 use crate::error::FsError;
 use crate::log::{FsyncDone, Watermarks};
 use crate::metrics::{Metrics, VolumeMetrics};
@@ -43,8 +44,12 @@ mod collect;
 mod data;
 mod namei;
 mod open;
+mod recover;
+mod repair;
 pub(crate) mod txn;
 mod xattr;
+
+pub use repair::Repair;
 
 /// What a volume is used for: sets how its bytes are cut into chunks, and how far reads run ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -349,8 +354,23 @@ impl Volume {
     /// # Errors
     /// Only if the check could not be made; what is wrong with the volume is in the report.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, FsError> {
+        self.check_with(&mut |at| {
+            progress(at.inodes_done, at.inodes_total);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same for somebody who wants to know more of how far it is, or may want to stop: `watch` is asked with each inode
+    /// and each piece.
+    ///
+    /// # Errors
+    /// [`FsError::Stopped`] once `watch` breaks; else as [`Self::check`].
+    pub fn check_with(
+        &self,
+        watch: &mut dyn FnMut(&CheckProgress) -> ControlFlow<()>,
+    ) -> Result<CheckReport, FsError> {
         let _segments_stay = self.inner.collecting.read();
-        let (mut report, live) = check::check(&self.inner.store, progress)?;
+        let (mut report, live) = check::check(&self.inner.store, watch)?;
         let core = self.inner.core.read();
         if core.totals.applied.pos.lsn == report.lsn {
             let kept = core.totals.segments.iter();
@@ -360,7 +380,7 @@ impl Volume {
                 .collect();
             if kept != live && report.problem_count == 0 {
                 let what = "the books of the segments' live bytes are wrong".to_owned();
-                report.problems.push(Problem { ino: None, what });
+                report.problems.push(Problem::of_books(what));
                 report.problem_count += 1;
             }
         }
@@ -393,10 +413,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Something may have been lost: no more changes, no more successful fsyncs. Logged once.
+    /// Something may have been lost: no more changes, no more successful fsyncs. Logged once. A full disk is no failure.
     fn fail(&self, error: &FsError) {
-        if matches!(error, FsError::Failed) {
-            return; // whoever met the failure itself tells it, with the cause
+        match error {
+            FsError::Failed => return, // whoever met the failure itself tells it, with the cause
+            FsError::NoSpace => return, // nothing is lost, and there will be room again
+            _ => {}
         }
         if !self.failed.swap(true, Ordering::AcqRel) {
             tracing::error!(
@@ -470,7 +492,7 @@ impl Inner {
             .iter()
             .filter_map(|piece| chunk_place(&piece.place))
             .collect();
-        let frame = encode_frame(&encoded.bytes, &chain, &places);
+        let frame = encode_frame(&encoded.bytes, &chain, self.marks.durable(), &places);
         let chunk_bytes: u64 = pieces
             .iter()
             .map(|piece| stored_chunk_bytes(&piece.place))
@@ -489,13 +511,24 @@ impl Inner {
             changes,
             pieces,
         };
-        let done = core
-            .log
-            .append(&frame, pos, chain)
-            .and_then(|()| apply(&self.store, &mut core.totals, &step));
-        if let Err(error) = done {
-            self.fail(&error);
-            return Err(error);
+        let before = (core.log.head(), *core.log.chain());
+        let done = core.log.append(&frame, pos, chain).and_then(|()| {
+            match apply(&self.store, &mut core.totals, &step) {
+                // A full disk loses nothing: nobody has seen the record yet, and it goes.
+                Err(FsError::NoSpace) => {
+                    core.log.take_back(frame.len(), before.0, before.1)?;
+                    Ok(false)
+                }
+                applied => applied.map(|()| true),
+            }
+        });
+        match done {
+            Ok(true) => {}
+            Ok(false) => return Err(FsError::NoSpace),
+            Err(error) => {
+                self.fail(&error);
+                return Err(error);
+            }
         }
         self.marks.set_head(pos.lsn);
         core.unflushed_bytes += frame.len() as u64;
@@ -597,6 +630,13 @@ pub(crate) mod tests {
             self.epoch += 1;
             let path = self.dir.path().join("v");
             Volume::open(&path, &identity(), &self.settings, Epoch(self.epoch))
+        }
+    }
+
+    impl Volume {
+        pub(crate) fn check_in_windows(&self, inodes: usize) -> Result<CheckReport, FsError> {
+            let watch = &mut |_: &_| ControlFlow::Continue(());
+            Ok(check::check_in_windows(&self.inner.store, watch, inodes)?.0)
         }
     }
 

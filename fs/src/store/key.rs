@@ -92,6 +92,9 @@ pub(crate) const APPLIED_KEY: &[u8] = b"applied";
 /// Row of [`LocalTable::Local`] with the epochs that this log has seen.
 pub(crate) const EPOCHS_KEY: &[u8] = b"epochs";
 
+/// Row of [`LocalTable::Local`] with what was lost of the log and given up.
+pub(crate) const LOSSES_KEY: &[u8] = b"losses";
+
 /// Version byte, epoch, lsn: the head of each replicated row.
 pub(crate) const ROW_HEADER_BYTES: usize = 1 + 4 + 8;
 /// Bytes that one checksum of chunk data covers.
@@ -504,7 +507,8 @@ pub(crate) struct SegmentPlace {
     /// The file that the chunk was written for, and where in it: what a damaged chunk hits.
     pub(crate) ino: Ino,
     pub(crate) file_offset: u64,
-    /// CRC32C of each [`CRC_PAGE_BYTES`].
+    /// CRC32C of each [`CRC_PAGE_BYTES`]. Empty: the chunk did not match its hash when the log that names it was replayed,
+    /// so each read has to compare the whole chunk with the hash that its extents hold.
     pub(crate) crcs: Vec<u32>,
 }
 
@@ -512,6 +516,11 @@ impl SegmentPlace {
     /// Bytes that the chunk takes in its segment: whole pages.
     pub(crate) fn stored_bytes(&self) -> u64 {
         stored_bytes(self.len as usize)
+    }
+
+    /// Was damaged when the log was replayed; perhaps it still is.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.crcs.is_empty()
     }
 }
 
@@ -529,7 +538,7 @@ impl Place {
                 out.extend_from_slice(bytes);
             }
             Self::Segment(place) => {
-                out.push(1);
+                out.push(if place.is_suspect() { 2 } else { 1 });
                 out.extend_from_slice(&place.segment.0.to_le_bytes());
                 out.extend_from_slice(&place.offset.to_le_bytes());
                 out.extend_from_slice(&place.len.to_le_bytes());
@@ -548,7 +557,7 @@ impl Place {
         reader.version()?;
         match reader.u8()? {
             0 => Ok(Self::Inline(reader.rest().to_vec())),
-            1 => {
+            tag @ (1 | 2) => {
                 let mut place = SegmentPlace {
                     segment: SegmentId(reader.u64()?),
                     offset: reader.u32()?,
@@ -557,7 +566,10 @@ impl Place {
                     file_offset: reader.u64()?,
                     crcs: Vec::new(),
                 };
-                let pages = (place.len as usize).div_ceil(CRC_PAGE_BYTES);
+                let pages = match tag {
+                    1 => (place.len as usize).div_ceil(CRC_PAGE_BYTES),
+                    _ => 0,
+                };
                 if reader.remaining() != pages * 4 {
                     return Err(reader.corrupt("wrong number of checksums"));
                 }
@@ -715,6 +727,41 @@ pub(crate) fn decode_epochs(raw: &[u8]) -> Result<Vec<EpochStart>, FsError> {
     Ok(epochs)
 }
 
+/// Records that an operator gave up, since they could not be read any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The first of them. Its number, and those after it, were given to other records since.
+    pub from: Lsn,
+    /// The last of them, as far as anybody knew.
+    pub to: Lsn,
+    /// When they were given up.
+    pub accepted: Time,
+}
+
+pub(crate) fn encode_losses(losses: &[Loss]) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    for loss in losses {
+        out.extend_from_slice(&loss.from.0.to_le_bytes());
+        out.extend_from_slice(&loss.to.0.to_le_bytes());
+        push_time(&mut out, loss.accepted);
+    }
+    out
+}
+
+pub(crate) fn decode_losses(raw: &[u8]) -> Result<Vec<Loss>, FsError> {
+    let mut reader = Reader::new(raw, "losses");
+    reader.version()?;
+    let mut losses = Vec::new();
+    while reader.remaining() > 0 {
+        losses.push(Loss {
+            from: Lsn(reader.u64()?),
+            to: Lsn(reader.u64()?),
+            accepted: reader.time()?,
+        });
+    }
+    Ok(losses)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -807,6 +854,14 @@ mod tests {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let (id, source) = piece();
         let place = chunk();
+        let Place::Segment(of_chunk) = chunk() else {
+            unreachable!("a chunk lies in a segment");
+        };
+        let suspect = Place::Segment(SegmentPlace {
+            crcs: Vec::new(),
+            ..of_chunk
+        });
+        assert_eq!(Place::decode(&suspect.encode()).unwrap(), suspect);
         let dentry = Dentry {
             ino: Ino(5),
             kind: FileKind::Fifo,
@@ -837,6 +892,18 @@ mod tests {
             (
                 place.encode(),
                 "01010300000000000000002000008813000004000000000000000c000000000000000100000002000000",
+            ),
+            (
+                suspect.encode(),
+                "01020300000000000000002000008813000004000000000000000c00000000000000",
+            ),
+            (
+                encode_losses(&[Loss {
+                    from: Lsn(3),
+                    to: Lsn(7),
+                    accepted: Time { secs: 1, nanos: 2 },
+                }]),
+                "0103000000000000000700000000000000010000000000000002000000",
             ),
             (usage.encode(), "0100100000000000000100000000000000"),
             (

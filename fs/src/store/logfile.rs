@@ -1,11 +1,11 @@
 //! The log on disk: records one after the other in preallocated, already written files, which are recycled.
 //!
-//! [`crate::volume`] appends under its write lock; recovery reads. Overwriting written space costs a sync half of what
+//! [`crate::volume`] appends under its write lock; recovery reads (`store/replay.rs`). Overwriting written space costs a sync half of what
 //! growing a file costs (`docs/rfcs/0001-store.md`), so a file is filled with zeros before it is used and renamed, not
 //! deleted, when its records are no longer needed.
 //!
-//! A *frame* is one record with what only this copy needs: where the chunks that it names lie. A file starts with a
-//! header of one page. `docs/on-disk.md` draws both.
+//! A *frame* is one record with what only this copy needs: where the chunks that it names lie, and how far the log was
+//! durable when it was written. A file starts with a header of one page. `docs/on-disk.md` draws both.
 //!
 //! Invariant: a frame counts only if its CRC32C, its lsn and its chain fit what comes before it; the first that does not
 //! ends the log. Stale frames of a recycled file never fit, as their lsn is old.
@@ -22,25 +22,25 @@ use parking_lot::Mutex;
 use crate::error::FsError;
 use crate::record::{Record, chain};
 use crate::store::codec::Reader;
-use crate::store::key::{Applied, CHAIN_BYTES, Chain, LogPlace, SegmentId};
-use crate::store::syncfile::{SyncFile, Syncer, io_error};
+use crate::store::key::{CHAIN_BYTES, Chain, LogPlace, SegmentId};
+use crate::store::syncfile::{SyncFile, Syncer, free_bytes, io_error};
 
 const FILE_MAGIC: &[u8; 8] = b"HAFSLOG\0";
 const FILE_VERSION: u8 = 1;
 /// Space that a file's header takes: one page, so that frames start on one.
-const FILE_HEADER_BYTES: u64 = 4096;
+pub(super) const FILE_HEADER_BYTES: u64 = 4096;
 /// Bytes of the header in use: magic, version, store, first lsn, chain before it; then their CRC32C.
-const FILE_HEADER_USED: usize = 8 + 1 + 16 + 8 + CHAIN_BYTES;
+pub(super) const FILE_HEADER_USED: usize = 8 + 1 + 16 + 8 + CHAIN_BYTES;
 
-const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"hLF1");
-/// Magic, length of the frame, CRC32C of what follows, length of the record, number of chunk places.
-const FRAME_HEADER_BYTES: usize = 20;
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"hLF2");
+/// Magic, length of the frame, CRC32C of what follows, length of the record, number of chunk places, durable lsn.
+const FRAME_HEADER_BYTES: usize = 28;
 /// Where the CRC stands in it, and where what it covers starts.
 const FRAME_CRC_AT: usize = 8;
 const FRAME_CRC_COVERS_FROM: usize = 12;
 const PLACE_BYTES: usize = 12;
 /// Frames start at multiples of this.
-const FRAME_ALIGN: usize = 8;
+pub(super) const FRAME_ALIGN: usize = 8;
 /// A frame is at most this long: an extended attribute of 64 KiB, or 1,024 mutations of some 100 bytes, with room. A log
 /// file holds at least one.
 pub(crate) const FRAME_BYTES_MAX: usize = 248 * 1024;
@@ -66,8 +66,14 @@ pub(crate) struct Framed {
     pub(crate) end: LogPlace,
 }
 
-/// A frame's bytes for an encoded record whose chain is `chain`.
-pub(crate) fn encode_frame(record: &[u8], chain: &Chain, places: &[ChunkPlace]) -> Vec<u8> {
+/// A frame's bytes for an encoded record whose chain is `chain`. `durable` is the newest record that is known to be on the
+/// disk: should a frame before this one be lost, this one says whether that one had been synced.
+pub(crate) fn encode_frame(
+    record: &[u8],
+    chain: &Chain,
+    durable: Lsn,
+    places: &[ChunkPlace],
+) -> Vec<u8> {
     let used = FRAME_HEADER_BYTES + CHAIN_BYTES + record.len() + places.len() * PLACE_BYTES;
     let len = used.next_multiple_of(FRAME_ALIGN);
     assert!(len <= FRAME_BYTES_MAX, "a frame of {len} bytes");
@@ -77,6 +83,7 @@ pub(crate) fn encode_frame(record: &[u8], chain: &Chain, places: &[ChunkPlace]) 
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&len32(record.len()).to_le_bytes());
     out.extend_from_slice(&len32(places.len()).to_le_bytes());
+    out.extend_from_slice(&durable.0.to_le_bytes());
     out.extend_from_slice(chain);
     out.extend_from_slice(record);
     for place in places {
@@ -93,61 +100,104 @@ fn len32(len: usize) -> u32 {
     u32::try_from(len).expect("bounded by FRAME_BYTES_MAX")
 }
 
-/// Reads the frame at the start of `bytes`, which lie at `at` and must follow a record with this lsn and chain. `None`: no such frame
-/// here, the log ends.
-fn decode_frame(bytes: &[u8], at: LogPlace, before: Lsn, chain_before: &Chain) -> Option<Framed> {
+/// A frame whose bytes are whole; whether it follows what was read before is not yet known.
+#[derive(Debug)]
+pub(super) struct WholeFrame<'a> {
+    /// Bytes of the frame.
+    pub(super) len: usize,
+    /// Everything up to here was durable when the frame was written.
+    pub(super) durable: Lsn,
+    chain: Chain,
+    record: &'a [u8],
+    places: Vec<ChunkPlace>,
+}
+
+/// Length that the frame at the start of `bytes` says it has; `None` if no frame starts there.
+pub(super) fn frame_len(bytes: &[u8]) -> Option<usize> {
     let mut reader = Reader::new(bytes, "frame");
     if reader.u32().ok()? != FRAME_MAGIC {
         return None;
     }
     let len = reader.u32().ok()? as usize;
-    if !(FRAME_HEADER_BYTES..=FRAME_BYTES_MAX).contains(&len) || bytes.len() < len {
-        return None;
+    (FRAME_HEADER_BYTES + CHAIN_BYTES..=FRAME_BYTES_MAX)
+        .contains(&len)
+        .then_some(len)
+}
+
+impl<'a> WholeFrame<'a> {
+    /// Reads the frame at the start of `bytes`, if it is whole.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let bytes = bytes.get(..frame_len(bytes)?)?;
+        let crc = &bytes[FRAME_CRC_AT..FRAME_CRC_COVERS_FROM];
+        let covered = &bytes[FRAME_CRC_COVERS_FROM..];
+        if crc32c::crc32c(covered).to_le_bytes() != crc {
+            return None;
+        }
+        let mut reader = Reader::new(covered, "frame");
+        let record_len = reader.u32().ok()? as usize;
+        let place_count = reader.u32().ok()? as usize;
+        let durable = Lsn(reader.u64().ok()?);
+        let chain = reader.array().ok()?;
+        let record = reader.bytes(record_len).ok()?;
+        let mut places = Vec::new();
+        for _ in 0..place_count {
+            places.push(ChunkPlace {
+                segment: SegmentId(reader.u64().ok()?),
+                offset: reader.u32().ok()?,
+            });
+        }
+        Some(Self {
+            len: bytes.len(),
+            durable,
+            chain,
+            record,
+            places,
+        })
     }
-    let crc = reader.u32().ok()?;
-    if crc32c::crc32c(&bytes[FRAME_CRC_COVERS_FROM..len]) != crc {
-        return None;
+
+    /// The number of its record.
+    pub(super) fn lsn(&self) -> Option<Lsn> {
+        Some(Record::decode(self.record).ok()?.0.pos.lsn)
     }
-    let mut reader = Reader::new(&bytes[FRAME_CRC_COVERS_FROM..len], "frame");
-    let record_len = reader.u32().ok()? as usize;
-    let place_count = reader.u32().ok()? as usize;
-    let stored_chain: Chain = reader.array().ok()?;
-    let record_bytes = reader.bytes(record_len).ok()?;
-    let mut places = Vec::new();
-    for _ in 0..place_count {
-        places.push(ChunkPlace {
-            segment: SegmentId(reader.u64().ok()?),
-            offset: reader.u32().ok()?,
-        });
+
+    /// The frame, which lies at `at`, if it follows a record with this lsn and chain.
+    pub(super) fn following(
+        self,
+        at: LogPlace,
+        before: Lsn,
+        chain_before: &Chain,
+    ) -> Option<Framed> {
+        let (record, chained_len) = Record::decode(self.record).ok()?;
+        let chunks = record.pieces.iter().filter(|piece| piece.inline.is_none());
+        let fits = record.pos.lsn == before.next()
+            && chain(chain_before, &self.record[..chained_len]) == self.chain
+            && chunks.count() == self.places.len();
+        let end = LogPlace {
+            offset: at.offset + self.len as u64,
+            ..at
+        };
+        fits.then_some(Framed {
+            record,
+            places: self.places,
+            chain: self.chain,
+            end,
+        })
     }
-    let (record, chained_len) = Record::decode(record_bytes).ok()?;
-    let fits = record.pos.lsn == before.next()
-        && chain(chain_before, &record_bytes[..chained_len]) == stored_chain
-        && record
-            .pieces
-            .iter()
-            .filter(|piece| piece.inline.is_none())
-            .count()
-            == places.len();
-    let end = LogPlace {
-        offset: at.offset + len as u64,
-        ..at
-    };
-    fits.then_some(Framed {
-        record,
-        places,
-        chain: stored_chain,
-        end,
-    })
 }
 
 /// Name of the file whose first record is this one.
-fn file_name(first: Lsn) -> String {
+pub(super) fn file_name(first: Lsn) -> String {
     format!("{:016x}.log", first.0)
 }
 
+/// First record of the file with this name; `None` if no file of the log is called so.
+pub(super) fn named_first(path: &Path) -> Option<Lsn> {
+    let first = Lsn(u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok()?);
+    (path.file_name()? == file_name(first).as_str()).then_some(first)
+}
+
 /// The header of a file whose first record is the one after `before`.
-fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) -> Vec<u8> {
+pub(super) fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) -> Vec<u8> {
     let mut out = Vec::with_capacity(FILE_HEADER_USED + 4);
     out.extend_from_slice(FILE_MAGIC);
     out.push(FILE_VERSION);
@@ -160,7 +210,7 @@ fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) -> Vec<u8> {
 }
 
 /// First lsn and the chain before it; `None` if this is no header of this store's log.
-fn decode_header(bytes: &[u8], store: StoreId) -> Option<(Lsn, Chain)> {
+pub(super) fn decode_header(bytes: &[u8], store: StoreId) -> Option<(Lsn, Chain)> {
     let used = bytes.get(..FILE_HEADER_USED)?;
     let crc = bytes.get(FILE_HEADER_USED..FILE_HEADER_USED + 4)?;
     if crc32c::crc32c(used).to_le_bytes() != crc {
@@ -178,17 +228,17 @@ fn decode_header(bytes: &[u8], store: StoreId) -> Option<(Lsn, Chain)> {
 
 /// A file of the log that is full, kept for replay or for peers that come back.
 #[derive(Debug)]
-struct FullFile {
-    path: PathBuf,
-    last: Lsn,
+pub(super) struct FullFile {
+    pub(super) path: PathBuf,
+    pub(super) last: Lsn,
 }
 
 /// What a log holds before the file that is to be started.
 #[derive(Debug)]
-struct LogBefore {
-    head: Pos,
-    chain: Chain,
-    full: VecDeque<FullFile>,
+pub(super) struct LogBefore {
+    pub(super) head: Pos,
+    pub(super) chain: Chain,
+    pub(super) full: VecDeque<FullFile>,
 }
 
 /// The log's end, where records are appended. The volume's write lock guards it.
@@ -219,7 +269,8 @@ impl LogWriter {
         Self::start(dir, store, file_bytes, before, syncer)
     }
 
-    fn start(
+    /// A log that goes on in a new file.
+    pub(super) fn start(
         dir: &Path,
         store: StoreId,
         file_bytes: u64,
@@ -243,6 +294,35 @@ impl LogWriter {
             syncer,
             spares,
         })
+    }
+
+    /// A log that goes on at `end` in a file that is there.
+    pub(super) fn go_on(
+        dir: &Path,
+        store: StoreId,
+        active: Arc<SyncFile>,
+        end: LogPlace,
+        file_bytes: u64,
+        before: LogBefore,
+        syncer: Arc<Syncer>,
+    ) -> Self {
+        let LogBefore { head, chain, full } = before;
+        Self {
+            store,
+            file_bytes,
+            active,
+            end,
+            head,
+            chain,
+            full,
+            syncer,
+            spares: Arc::new(Spares::new(dir.to_owned(), file_bytes)),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn full(&self) -> &VecDeque<FullFile> {
+        &self.full
     }
 
     /// The newest record.
@@ -301,6 +381,24 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Takes the newest record back, which nobody but the caller has seen and whose frame has this length; `before` and
+    /// `chain_before` are the record before it. After an error the log takes no more.
+    pub(crate) fn take_back(
+        &mut self,
+        frame_bytes: usize,
+        before: Pos,
+        chain_before: Chain,
+    ) -> Result<(), FsError> {
+        assert_eq!(before.lsn.next(), self.head.lsn, "only the newest");
+        let start = self.end.offset - frame_bytes as u64;
+        self.active.write_at(&[0; FRAME_HEADER_BYTES], start)?;
+        self.syncer.wrote(&self.active, FRAME_HEADER_BYTES as u64);
+        self.end.offset = start;
+        self.head = before;
+        self.chain = chain_before;
+        Ok(())
+    }
+
     fn write(&self, frame: &[u8]) -> Result<(), FsError> {
         fail::fail_point!("log-append", |_| Ok(()));
         self.active.write_at(frame, self.end.offset)
@@ -342,7 +440,7 @@ impl LogWriter {
     }
 }
 
-/// Takes a spare, writes its header, gives it its name.
+/// Takes a spare, writes its header, gives it its name. After an error the spare is still one.
 fn open_next(
     spares: &Spares,
     syncer: &Syncer,
@@ -352,18 +450,43 @@ fn open_next(
 ) -> Result<Arc<SyncFile>, FsError> {
     let spare = spares.take()?;
     let path = spares.dir.join(file_name(first));
-    let file = OpenOptions::new()
+    let header = encode_header(store, first, chain_before);
+    let named = OpenOptions::new()
         .read(true)
         .write(true)
         .open(&spare)
-        .map_err(io_error("open", &spare))?;
-    let file = Arc::new(SyncFile::new(file, path.clone()));
-    let header = encode_header(store, first, chain_before);
-    file.write_at(&header, 0)?;
-    syncer.wrote(&file, header.len() as u64);
-    fs::rename(&spare, &path).map_err(io_error("rename", &spare))?;
-    syncer.created();
-    Ok(file)
+        .map_err(space_or("open", &spare))
+        .and_then(|file| {
+            let file = Arc::new(SyncFile::new(file, path.clone()));
+            file.write_at(&header, 0)?;
+            fs::rename(&spare, &path).map_err(space_or("rename", &spare))?;
+            Ok(file)
+        });
+    match named {
+        Ok(file) => {
+            syncer.wrote(&file, header.len() as u64);
+            syncer.created();
+            Ok(file)
+        }
+        Err(error) => {
+            spares.ready.lock().paths.push(spare);
+            Err(error)
+        }
+    }
+}
+
+/// A full disk is told apart from a failing one: it loses nothing, and has room again one day.
+fn space_or(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
+        _ => io_error(op, path)(error),
+    }
+}
+
+/// True for the name of a file that is ready to be used.
+pub(super) fn is_spare(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("spare-"))
 }
 
 /// Log files that are ready to be used: full length, every block written.
@@ -398,9 +521,16 @@ impl Spares {
 
     /// Makes one ready if there is none. Slow (writes a whole file): called in the background, so that rolling the log
     /// need not wait.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`], without a byte written, if the disk has no room for it and as much again: this is asked for
+    /// with each record, and what room is left should go to those records.
     pub(crate) fn prepare(&self) -> Result<(), FsError> {
         if self.len() > 0 {
             return Ok(());
+        }
+        if free_bytes(&self.dir)? < 2 * self.file_bytes {
+            return Err(FsError::NoSpace);
         }
         let path = self.make()?;
         self.ready.lock().paths.push(path);
@@ -436,304 +566,19 @@ impl Spares {
         });
         if let Err(error) = written {
             let _ = fs::remove_file(&path); // the error that matters is the first
-            return Err(match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
-                _ => io_error("preallocate", &path)(error),
-            });
+            return Err(space_or("preallocate", &path)(error));
         }
         Ok(path)
     }
 
     fn give_back(&self, path: &Path) -> Result<(), FsError> {
-        if self.len() >= SPARES_MAX {
+        let len = fs::metadata(path).map_err(io_error("stat", path))?.len();
+        if self.len() >= SPARES_MAX || len != self.file_bytes {
             return fs::remove_file(path).map_err(io_error("remove", path));
         }
         let spare = self.name();
         fs::rename(path, &spare).map_err(io_error("rename", path))?;
         self.ready.lock().paths.push(spare);
         Ok(())
-    }
-}
-
-/// A file that recovery found.
-#[derive(Debug)]
-struct FoundFile {
-    path: PathBuf,
-    first: Lsn,
-    chain_before: Chain,
-    /// It has the length that files have now. Others are read, not written to or recycled.
-    full_length: bool,
-}
-
-/// Reads a log from a position on.
-#[derive(Debug)]
-pub(crate) struct LogReader {
-    dir: PathBuf,
-    store: StoreId,
-    file_bytes: u64,
-    files: Vec<FoundFile>,
-    /// Files that are no part of the log: spares, and what a crash left.
-    others: Vec<PathBuf>,
-}
-
-impl LogReader {
-    /// Lists the log's files. Changes nothing.
-    pub(crate) fn open(dir: &Path, store: StoreId, file_bytes: u64) -> Result<Self, FsError> {
-        let mut files = Vec::new();
-        let mut others = Vec::new();
-        for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
-            let path = entry.map_err(io_error("read", dir))?.path();
-            let mut header = [0; FILE_HEADER_USED + 4];
-            let opened = File::open(&path).map_err(io_error("open", &path))?;
-            let len = opened.metadata().map_err(io_error("stat", &path))?.len();
-            let file = SyncFile::new(opened, path.clone());
-            let header = (len >= FILE_HEADER_BYTES
-                && path.extension().is_some_and(|extension| extension == "log"))
-            .then(|| {
-                file.read_at(&mut header, 0)
-                    .map(|()| decode_header(&header, store))
-            })
-            .transpose()?
-            .flatten();
-            // A name that does not fit: after a power cut the rename has reached the disk without the header, or the header
-            // without the rename. Nothing in it was synced since, and its name may be the next file's.
-            let header = header.filter(|(first, _)| path == dir.join(file_name(*first)));
-            match header {
-                Some((first, chain_before)) => {
-                    let full_length = len == file_bytes;
-                    files.push(FoundFile {
-                        path,
-                        first,
-                        chain_before,
-                        full_length,
-                    });
-                }
-                None => others.push(path),
-            }
-        }
-        files.sort_by_key(|file| file.first);
-        Ok(Self {
-            dir: dir.to_owned(),
-            store,
-            file_bytes,
-            files,
-            others,
-        })
-    }
-
-    /// Calls `each` with every record after `applied` that counts, in order, until it says that the log ends there
-    /// (returns false: a chunk does not verify). Then makes the log ready for appending after the last that counted.
-    ///
-    /// A log that ends before `durable`, which was synced once, has lost something: that is an error, and no file is
-    /// changed.
-    pub(crate) fn replay(
-        self,
-        applied: &Applied,
-        durable: Lsn,
-        each: &mut dyn FnMut(&Framed) -> Result<bool, FsError>,
-    ) -> Result<LogWriter, FsError> {
-        let mut head = applied.pos;
-        let mut chain = applied.chain;
-        let mut full: VecDeque<FullFile> = VecDeque::new();
-        let mut active: Option<(Arc<SyncFile>, LogPlace)> = None;
-        let mut ended = false;
-        // What a killed predecessor wrote may still be in the page cache only.
-        let syncer = Arc::new(Syncer::new(self.dir.clone()));
-        syncer.created();
-        let mut stale = self.others;
-        // Reading starts where the applied record ends: damage before that place is of no interest any more.
-        let start = self
-            .files
-            .iter()
-            .position(|file| file.first == applied.log_end.file)
-            .or_else(|| {
-                self.files
-                    .iter()
-                    .position(|file| file.first == applied.pos.lsn.next())
-            });
-        if start.is_none() && !self.files.is_empty() {
-            return Err(FsError::Corrupt(format!(
-                "the log has no file that goes on after the state's {}",
-                applied.pos.lsn
-            )));
-        }
-        for (index, found) in self.files.iter().enumerate() {
-            let is_before = start.is_some_and(|start| index < start);
-            if is_before {
-                let next_first = self.files[index + 1].first;
-                full.push_back(FullFile {
-                    path: found.path.clone(),
-                    last: Lsn(next_first.0.saturating_sub(1)),
-                });
-                continue;
-            }
-            let continues = start == Some(index)
-                || (found.first == head.lsn.next() && found.chain_before == chain);
-            if ended || !continues {
-                ended = true;
-                stale.push(found.path.clone());
-                continue;
-            }
-            if let Some((file, _)) = active.take() {
-                full.push_back(FullFile {
-                    path: file.path().to_owned(),
-                    last: head.lsn,
-                });
-            }
-            let file = open_file(&found.path)?;
-            let from = if found.first == applied.log_end.file {
-                applied.log_end
-            } else {
-                LogPlace {
-                    file: found.first,
-                    offset: FILE_HEADER_BYTES,
-                }
-            };
-            let end = read_frames(&file, from, &mut head, &mut chain, each)?;
-            ended = end.ended_early;
-            syncer.wrote(&file, end.at.offset);
-            if found.full_length {
-                active = Some((file, end.at));
-            } else if head.lsn < found.first {
-                stale.push(found.path.clone()); // empty, and of a length that is no longer used
-            } else {
-                full.push_back(FullFile {
-                    path: found.path.clone(),
-                    last: head.lsn,
-                });
-            }
-        }
-        if head.lsn < durable {
-            return Err(FsError::Corrupt(format!(
-                "the log ends at {}, but {durable} had been synced: {} records are lost",
-                head.lsn,
-                durable.0 - head.lsn.0
-            )));
-        }
-        for path in &stale {
-            fs::remove_file(path).map_err(io_error("remove", path))?;
-        }
-        let Some((file, end)) = active else {
-            let before = LogBefore { head, chain, full };
-            return LogWriter::start(&self.dir, self.store, self.file_bytes, before, syncer);
-        };
-        let spares = Arc::new(Spares::new(self.dir.clone(), self.file_bytes));
-        Ok(LogWriter {
-            store: self.store,
-            file_bytes: self.file_bytes,
-            active: file,
-            end,
-            head,
-            chain,
-            full,
-            syncer,
-            spares,
-        })
-    }
-}
-
-fn open_file(path: &Path) -> Result<Arc<SyncFile>, FsError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(io_error("open", path))?;
-    Ok(Arc::new(SyncFile::new(file, path.to_owned())))
-}
-
-struct FramesEnd {
-    at: LogPlace,
-    /// `each` refused a record: nothing after it counts, in later files either.
-    ended_early: bool,
-}
-
-/// Reads frames from a place on, which must follow `head`.
-fn read_frames(
-    file: &SyncFile,
-    from: LogPlace,
-    head: &mut Pos,
-    chain: &mut Chain,
-    each: &mut dyn FnMut(&Framed) -> Result<bool, FsError>,
-) -> Result<FramesEnd, FsError> {
-    let bytes = fs::read(file.path()).map_err(io_error("read", file.path()))?;
-    let mut at = from;
-    loop {
-        let rest = usize::try_from(at.offset)
-            .ok()
-            .and_then(|offset| bytes.get(offset..));
-        let next = rest.and_then(|rest| decode_frame(rest, at, head.lsn, chain));
-        let Some(framed) = next else {
-            return Ok(FramesEnd {
-                at,
-                ended_early: false,
-            });
-        };
-        if !each(&framed)? {
-            return Ok(FramesEnd {
-                at,
-                ended_early: true,
-            });
-        }
-        *head = framed.record.pos;
-        *chain = framed.chain;
-        at = framed.end;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::RecordKind;
-    use hafs_protocol::Epoch;
-
-    const STORE: StoreId = StoreId::from_bytes([1; 16]);
-
-    fn append(log: &mut LogWriter) {
-        let pos = Pos {
-            epoch: Epoch(1),
-            lsn: log.head().lsn.next(),
-        };
-        let record = Record {
-            pos,
-            kind: RecordKind::Mutations,
-            mutations: Vec::new(),
-            pieces: Vec::new(),
-        };
-        let encoded = record.encode();
-        let chain = encoded.chain(log.chain());
-        let frame = encode_frame(&encoded.bytes, &chain, &[]);
-        log.make_room(frame.len()).unwrap();
-        log.append(&frame, pos, chain).unwrap();
-    }
-
-    fn replay(dir: &Path) -> LogWriter {
-        let reader = LogReader::open(dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
-        reader
-            .replay(&Applied::EMPTY, Lsn(0), &mut |_| Ok(true))
-            .unwrap()
-    }
-
-    #[test]
-    fn a_recycled_file_whose_header_did_not_reach_the_disk_is_no_part_of_the_log() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("log");
-        let mut log = LogWriter::create(&dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
-        while log.full.is_empty() {
-            append(&mut log);
-        }
-        let old = log.full[0].path.clone();
-        // After a power cut the name of the next file may be there, but not its header: the old one still stands in it.
-        let next = log.head().lsn.next();
-        let misnamed = dir.join(file_name(next));
-        fs::copy(&old, &misnamed).unwrap();
-        let head = log.head();
-        drop(log);
-
-        let mut log = replay(&dir);
-        assert_eq!(log.head(), head);
-        assert!(log.full.iter().all(|file| file.path != misnamed));
-        // Else, once the log has really come to that name, giving the old file back would take the new one away.
-        append(&mut log);
-        assert!(log.head() > head);
     }
 }

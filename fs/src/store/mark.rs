@@ -10,7 +10,7 @@ use std::path::Path;
 use hafs_protocol::Lsn;
 
 use crate::error::FsError;
-use crate::store::syncfile::{SyncFile, io_error};
+use crate::store::syncfile::{SyncFile, io_error, sync_dir};
 
 const MAGIC: &[u8; 4] = b"hDM1";
 /// Magic, lsn, CRC32C of both.
@@ -67,8 +67,32 @@ impl Mark {
         let Some(newest) = slots[0].max(slots[1]) else {
             return Err(lost("is damaged"));
         };
+        if slots.contains(&None) {
+            // The other is older by one sync; the next one mends this.
+            tracing::warn!(path = %path.display(), "one of the two durable marks is damaged");
+        }
         let next_slot = usize::from(slots[0] >= slots[1]);
         Ok((Self { file, next_slot }, newest))
+    }
+
+    /// Makes the mark anew, durably, where an operator accepts that records are lost.
+    pub(crate) fn lower(dir: &Path, lsn: Lsn) -> Result<(), FsError> {
+        let path = dir.join("mark");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        let file = SyncFile::new(file, path);
+        let mut mark = Self { file, next_slot: 0 };
+        mark.set(lsn)?;
+        mark.set(lsn)?;
+        mark.file
+            .file()
+            .sync_all()
+            .map_err(io_error("sync", mark.file.path()))?;
+        sync_dir(dir)
     }
 
     /// Moves the mark. `lsn` never falls.

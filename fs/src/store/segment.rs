@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,6 +50,26 @@ pub(crate) struct Segments {
     syncer: Syncer,
 }
 
+/// Files in the directory of segments.
+#[derive(Debug, Default)]
+pub(crate) struct FoundSegments {
+    /// Segments, ascending.
+    pub(crate) ids: Vec<SegmentId>,
+    /// Files that are none.
+    pub(crate) strangers: Vec<PathBuf>,
+}
+
+/// A chunk that a log record names, as recovery found it.
+#[derive(Debug)]
+pub(crate) enum RecoveredChunk {
+    /// There, with the right bytes.
+    Whole(SegmentPlace),
+    /// Not there, or with other bytes: never written, or damaged since. The place is a suspect one.
+    Different(SegmentPlace),
+    /// The disk cannot read it. The place is a suspect one.
+    Unreadable(SegmentPlace),
+}
+
 #[derive(Debug)]
 struct Active {
     segment: Option<(SegmentId, Segment)>,
@@ -84,52 +105,74 @@ impl Segments {
     }
 
     fn path(&self, id: SegmentId) -> PathBuf {
-        self.dir.join(format!("{:016x}.seg", id.0))
+        self.dir.join(file_name(id))
     }
 
-    /// Numbers of the segments that are there. A file of another name or with another store's header is an error.
-    pub(crate) fn list(dir: &Path, store: StoreId) -> Result<Vec<SegmentId>, FsError> {
-        let mut ids = Vec::new();
+    /// Numbers of the segments that are there, by their names. Other files are left alone.
+    pub(crate) fn list(dir: &Path) -> Result<FoundSegments, FsError> {
+        let mut found = FoundSegments::default();
         for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
             let path = entry.map_err(io_error("read", dir))?.path();
             let id = path
                 .file_stem()
                 .and_then(|stem| u64::from_str_radix(stem.to_str()?, 16).ok())
-                .filter(|_| path.extension().is_some_and(|extension| extension == "seg"))
-                .map(SegmentId);
-            let Some(id) = id else {
-                return Err(FsError::Corrupt(format!(
-                    "{}: not a segment",
-                    path.display()
-                )));
-            };
-            let file = OpenOptions::new()
-                .read(true)
-                .open(&path)
-                .map_err(io_error("open", &path))?;
-            let file = SyncFile::new(file, path.clone());
-            let mut header = [0; HEADER_USED + 4];
-            // A segment whose header never reached the disk holds nothing that was synced.
-            let whole = match file.read_at(&mut header, 0) {
-                Ok(()) => header[..] == encode_header(store, id)[..],
-                Err(FsError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::UnexpectedEof =>
-                {
-                    false
-                }
-                Err(error) => return Err(error),
-            };
-            if whole || header[..HEADER_USED].iter().all(|byte| *byte == 0) {
-                ids.push(id);
-            } else {
-                return Err(FsError::Corrupt(format!(
-                    "{}: wrong header",
-                    path.display()
-                )));
+                .map(SegmentId)
+                .filter(|id| {
+                    path.file_name()
+                        .is_some_and(|name| name == file_name(*id).as_str())
+                });
+            match id {
+                Some(id) => found.ids.push(id),
+                None => found.strangers.push(path),
             }
         }
-        ids.sort_unstable();
-        Ok(ids)
+        found.ids.sort_unstable();
+        Ok(found)
+    }
+
+    /// What is wrong with a segment's header, if something is. The chunks in it have checksums of their own, so this alone
+    /// makes no byte wrong; but a header is only wrong if the file is another's, or damaged.
+    pub(crate) fn header_fault(&self, id: SegmentId) -> Option<&'static str> {
+        let mut header = [0; HEADER_USED + 4];
+        let file = match self.open(id) {
+            Ok(file) => file,
+            Err(FsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Some("the file is missing");
+            }
+            Err(_) => return Some("the file cannot be opened"),
+        };
+        match file.read_at(&mut header, 0) {
+            Ok(()) if header[..] == encode_header(self.store, id)[..] => None,
+            Ok(()) => Some("its header is damaged or another segment's"),
+            Err(_) => Some("its header cannot be read"),
+        }
+    }
+
+    /// Writes a segment's header anew, durably.
+    pub(crate) fn mend_header(&self, id: SegmentId) -> Result<(), FsError> {
+        let path = self.path(id);
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        let file = SyncFile::new(file, path);
+        file.write_at(&encode_header(self.store, id), 0)?;
+        file.settle()
+    }
+
+    /// From now on this segment reads as the disk holds it. One that is not there, or cannot be opened, is left to its
+    /// readers.
+    pub(crate) fn settle(&self, id: SegmentId) -> Result<(), FsError> {
+        match self.open(id) {
+            Ok(file) => file.settle(),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Has new segments get numbers above this one, which was used.
+    pub(crate) fn number_above(&self, used: SegmentId) {
+        let mut active = self.active.lock();
+        active.next_id = active.next_id.max(used.0 + 1);
     }
 
     /// Appends a chunk: it is in the page cache when this returns, and in the syncer's books.
@@ -163,8 +206,12 @@ impl Segments {
             active.next_id += 1;
             active.end = SEGMENT_HEADER_BYTES;
             self.remember(id, file);
-            if let Some((_, sealed)) = sealed {
-                give_back_tail(&sealed, end)?;
+            // The next opening gives it back otherwise: no reason to fail a write.
+            if let Some((_, sealed)) = sealed
+                && let Err(error) = give_back_tail(&sealed, end)
+            {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "the end of a full segment was not given back");
             }
         }
         let (id, file) = active.segment.as_ref().expect("made above");
@@ -230,10 +277,28 @@ impl Segments {
         Ok(file)
     }
 
-    /// Reads `buffer.len()` bytes of a chunk from `skip` on and verifies each page that they touch.
+    /// The segment that a chunk lies in.
+    ///
+    /// # Errors
+    /// [`FsError::Damaged`] if it is gone, [`FsError::Unreadable`] if the disk says no: both name what of which file is hit.
+    pub(crate) fn open_for(&self, place: &SegmentPlace) -> Result<Segment, FsError> {
+        self.open(place.segment).map_err(|error| match error {
+            FsError::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                damaged(place, 0..place.len as usize, "their segment is missing")
+            }
+            error => unreadable(place, 0..place.len as usize, error),
+        })
+    }
+
+    /// Reads `buffer.len()` bytes of a chunk from `skip` on and verifies each page that they touch. `hash` is the BLAKE3 of
+    /// the whole chunk: what a suspect chunk is compared with.
+    ///
+    /// # Errors
+    /// [`FsError::Damaged`], [`FsError::Unreadable`]: wrong bytes are never returned.
     pub(crate) fn read(
         file: &SyncFile,
         place: &SegmentPlace,
+        hash: &[u8; 32],
         skip: usize,
         buffer: &mut [u8],
     ) -> Result<(), FsError> {
@@ -243,6 +308,16 @@ impl Segments {
         let whole = place.len as usize;
         let end = skip + buffer.len();
         assert!(end <= whole, "within the chunk");
+        if place.is_suspect() {
+            let mut bytes = vec![0; whole];
+            read_bytes(file, place, 0, &mut bytes)?;
+            if blake3::hash(&bytes).as_bytes() != hash {
+                let detail = "they do not match their hash since the log was replayed";
+                return Err(damaged(place, 0..whole, detail));
+            }
+            buffer.copy_from_slice(&bytes[skip..end]);
+            return Ok(());
+        }
         let from = skip / CRC_PAGE_BYTES * CRC_PAGE_BYTES;
         let to = (end.div_ceil(CRC_PAGE_BYTES) * CRC_PAGE_BYTES).min(whole);
         if (from, to) == (skip, end) {
@@ -254,25 +329,40 @@ impl Segments {
         Ok(())
     }
 
-    /// A whole chunk, verified.
-    pub(crate) fn read_chunk(&self, place: &SegmentPlace) -> Result<Vec<u8>, FsError> {
-        let file = self.open(place.segment)?;
+    /// A whole chunk whose pages match their checksums.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; a suspect chunk is damaged to who does not know its hash.
+    pub(crate) fn read_chunk(
+        &self,
+        place: &SegmentPlace,
+        hash: Option<&[u8; 32]>,
+    ) -> Result<Vec<u8>, FsError> {
+        let file = self.open_for(place)?;
         let mut bytes = vec![0; place.len as usize];
-        Self::read(&file, place, 0, &mut bytes)?;
+        // Nothing has this hash.
+        Self::read(&file, place, hash.unwrap_or(&[0; 32]), 0, &mut bytes)?;
         Ok(bytes)
     }
 
     /// A chunk that a log record names, read without knowing its checksums: for recovery, which verifies its BLAKE3.
-    /// `None`: not there, or not that.
     pub(crate) fn recover_chunk(
         &self,
         (segment, offset): (SegmentId, u32),
         (ino, file_offset): (Ino, u64),
         len: u32,
         hash: &[u8; 32],
-    ) -> Result<Option<SegmentPlace>, FsError> {
+    ) -> RecoveredChunk {
+        let mut place = SegmentPlace {
+            segment,
+            offset,
+            len,
+            ino,
+            file_offset,
+            crcs: Vec::new(),
+        };
         if len > CHUNK_BYTES_MAX {
-            return Ok(None);
+            return RecoveredChunk::Different(place);
         }
         let mut bytes = vec![0; len as usize];
         let read = self
@@ -280,26 +370,19 @@ impl Segments {
             .and_then(|file| file.read_at(&mut bytes, u64::from(offset)));
         match read {
             Ok(()) if blake3::hash(&bytes).as_bytes() == hash => {
-                let crcs = page_crcs(&bytes);
-                Ok(Some(SegmentPlace {
-                    segment,
-                    offset,
-                    len,
-                    ino,
-                    file_offset,
-                    crcs,
-                }))
+                place.crcs = page_crcs(&bytes);
+                RecoveredChunk::Whole(place)
             }
-            Ok(()) => Ok(None),
+            Ok(()) => RecoveredChunk::Different(place),
             Err(FsError::Io { source, .. })
                 if matches!(
                     source.kind(),
                     io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
                 ) =>
             {
-                Ok(None)
+                RecoveredChunk::Different(place)
             }
-            Err(error) => Err(error),
+            Err(_) => RecoveredChunk::Unreadable(place),
         }
     }
 
@@ -332,6 +415,10 @@ impl Segments {
             _ => Ok(()),
         }
     }
+}
+
+fn file_name(id: SegmentId) -> String {
+    format!("{:016x}.seg", id.0)
 }
 
 fn encode_header(store: StoreId, id: SegmentId) -> [u8; HEADER_USED + 4] {
@@ -380,33 +467,59 @@ fn read_pages(
     from: usize,
     buffer: &mut [u8],
 ) -> Result<(), FsError> {
-    let damaged = |page: usize, detail| {
-        let at = from + page * CRC_PAGE_BYTES;
-        FsError::Damaged {
-            ino: place.ino,
-            offset: place.file_offset + at as u64,
-            len: (place.len as usize - at).min(CRC_PAGE_BYTES) as u64,
-            detail,
-        }
-    };
-    match file.read_at(buffer, u64::from(place.offset) + from as u64) {
-        Err(FsError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(damaged(0, "the segment is cut short"));
-        }
-        read => read?,
-    }
+    read_bytes(file, place, from, buffer)?;
     let crcs = &place.crcs[from / CRC_PAGE_BYTES..];
     for (page, (bytes, crc)) in buffer.chunks(CRC_PAGE_BYTES).zip(crcs).enumerate() {
         if crc32c::crc32c(bytes) != *crc {
-            return Err(damaged(page, "the checksum of the page does not match"));
+            let at = from + page * CRC_PAGE_BYTES;
+            let detail = "the checksum of the page does not match";
+            return Err(damaged(place, at..at + bytes.len(), detail));
         }
     }
     Ok(())
 }
 
+fn read_bytes(
+    file: &SyncFile,
+    place: &SegmentPlace,
+    from: usize,
+    buffer: &mut [u8],
+) -> Result<(), FsError> {
+    let range = from..from + buffer.len();
+    file.read_at(buffer, u64::from(place.offset) + from as u64)
+        .map_err(|error| match error {
+            FsError::Io { ref source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                damaged(place, range, "their segment is cut short")
+            }
+            error => unreadable(place, range, error),
+        })
+}
+
+/// A part of a chunk, as the file has it.
+fn damaged(place: &SegmentPlace, range: Range<usize>, detail: &'static str) -> FsError {
+    FsError::Damaged {
+        ino: place.ino,
+        offset: place.file_offset + range.start as u64,
+        len: range.len() as u64,
+        detail,
+    }
+}
+
+fn unreadable(place: &SegmentPlace, range: Range<usize>, source: FsError) -> FsError {
+    FsError::Unreadable {
+        ino: place.ino,
+        offset: place.file_offset + range.start as u64,
+        len: range.len() as u64,
+        source: Box::new(source),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No chunk here is suspect, so it is not looked at.
+    const HASH: [u8; 32] = [0; 32];
 
     fn segments(dir: &Path) -> Segments {
         Segments::new(dir, StoreId::from_bytes([1; 16]), SEGMENT_BYTES_MIN, 1)
@@ -428,7 +541,7 @@ mod tests {
             (9999, 1),
         ] {
             let mut buffer = vec![0; len];
-            Segments::read(&file, &place, skip, &mut buffer).unwrap();
+            Segments::read(&file, &place, &HASH, skip, &mut buffer).unwrap();
             assert_eq!(buffer, bytes[skip..skip + len]);
         }
     }
@@ -441,9 +554,9 @@ mod tests {
         let file = segments.open(place.segment).unwrap();
         file.write_at(&[8], u64::from(place.offset) + 5000).unwrap();
         let mut page = [0; 4096];
-        Segments::read(&file, &place, 0, &mut page).unwrap();
-        Segments::read(&file, &place, 8192, &mut page).unwrap();
-        match Segments::read(&file, &place, 4100, &mut page[..1]) {
+        Segments::read(&file, &place, &HASH, 0, &mut page).unwrap();
+        Segments::read(&file, &place, &HASH, 8192, &mut page).unwrap();
+        match Segments::read(&file, &place, &HASH, 4100, &mut page[..1]) {
             Err(FsError::Damaged {
                 ino: Ino(2),
                 offset,
@@ -465,21 +578,66 @@ mod tests {
         assert_ne!(first.segment, second.segment);
         let sealed = fs::metadata(segments.path(first.segment)).unwrap().len();
         assert_eq!(sealed, SEGMENT_HEADER_BYTES + first.stored_bytes());
-        assert_eq!(segments.read_chunk(&first).unwrap(), vec![1; 700_000]);
+        assert_eq!(segments.read_chunk(&first, None).unwrap(), vec![1; 700_000]);
     }
 
     #[test]
-    fn a_foreign_file_among_the_segments_is_refused() {
+    fn a_foreign_file_among_the_segments_and_a_foreign_header_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path());
         segments.append(Ino(2), 0, &[1; 10]).unwrap();
-        let store = StoreId::from_bytes([1; 16]);
-        assert_eq!(
-            Segments::list(dir.path(), store).unwrap(),
-            vec![SegmentId(1)]
-        );
-        assert!(Segments::list(dir.path(), StoreId::from_bytes([2; 16])).is_err());
         fs::write(dir.path().join("notes.txt"), "x").unwrap();
-        assert!(Segments::list(dir.path(), store).is_err());
+        let found = Segments::list(dir.path()).unwrap();
+        assert_eq!(found.ids, vec![SegmentId(1)]);
+        assert_eq!(found.strangers, vec![dir.path().join("notes.txt")]);
+        assert_eq!(segments.header_fault(SegmentId(1)), None);
+        let other = StoreId::from_bytes([2; 16]);
+        let others = Segments::new(dir.path(), other, SEGMENT_BYTES_MIN, 2);
+        assert!(others.header_fault(SegmentId(1)).is_some());
+        others.mend_header(SegmentId(1)).unwrap();
+        assert_eq!(others.header_fault(SegmentId(1)), None);
+        assert!(segments.header_fault(SegmentId(9)).is_some(), "no file");
+    }
+
+    #[test]
+    fn a_suspect_chunk_is_read_again_once_it_matches_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path());
+        let bytes = vec![5; 10_000];
+        let hash = *blake3::hash(&bytes).as_bytes();
+        let place = segments.append(Ino(2), 4096, &bytes).unwrap();
+        let file = segments.open(place.segment).unwrap();
+        let at = u64::from(place.offset) + 9000;
+        file.write_at(&[4], at).unwrap();
+        let found = segments.recover_chunk(
+            (place.segment, place.offset),
+            (place.ino, place.file_offset),
+            place.len,
+            &hash,
+        );
+        let RecoveredChunk::Different(suspect) = found else {
+            panic!("{found:?}");
+        };
+        let mut byte = [0];
+        let refused = Segments::read(&file, &suspect, &hash, 0, &mut byte).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                FsError::Damaged {
+                    ino: Ino(2),
+                    offset: 4096,
+                    len: 10_000,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+        file.write_at(&[5], at).unwrap();
+        Segments::read(&file, &suspect, &hash, 9000, &mut byte).unwrap();
+        assert_eq!(byte, [5]);
+        assert!(
+            segments.read_chunk(&suspect, None).is_err(),
+            "without its hash nobody can tell"
+        );
     }
 }

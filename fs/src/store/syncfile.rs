@@ -66,6 +66,18 @@ impl SyncFile {
             .map_err(io_error("read", &self.path))
     }
 
+    /// Makes what is read from now on be what the disk holds: after a failed sync the host goes on to show bytes that never
+    /// reached it.
+    ///
+    /// # Errors
+    /// What the host remembers cannot be brought to the disk.
+    pub(crate) fn settle(&self) -> Result<(), FsError> {
+        sync_data(&self.file, &self.path)?;
+        // Advice, which file systems may refuse; those that have nothing cached do.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
+
     fn is_dirty(&self) -> bool {
         self.synced.load(Ordering::Acquire) < self.written.load(Ordering::Acquire)
     }
@@ -86,6 +98,14 @@ fn sync_data(file: &File, path: &Path) -> Result<(), FsError> {
     rustix::fs::fdatasync(file)
         .map_err(io::Error::from)
         .map_err(io_error("sync", path))
+}
+
+/// Bytes that the disk under `path` has free for this process, its reserve included.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64, FsError> {
+    let disk = rustix::fs::statvfs(path)
+        .map_err(io::Error::from)
+        .map_err(io_error("statvfs", path))?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Syncs a directory, so that names made in it outlive a power cut.

@@ -14,6 +14,7 @@ use rocksdb::WriteBatch;
 
 use super::{Chores, Core, Inner};
 use crate::error::FsError;
+use crate::store::Store;
 use crate::store::key::{LocalTable, segment_key};
 
 /// Unsynced chunk bytes at which the housekeeper starts to push them out, so that no fsync finds much to do.
@@ -250,17 +251,17 @@ impl Inner {
             self.flush_overdue.store(false, Ordering::Release);
             core.log.head().lsn
         };
-        self.wait_for_flush()?;
+        Self::wait_for_flush(&self.store)?;
         let mut core = self.core.write();
         core.flushed = core.flushed.max(flushed);
         let needed = core.flushed;
         core.log.trim(needed, self.settings.log_keep_bytes)
     }
 
-    fn wait_for_flush(&self) -> Result<(), FsError> {
+    pub(super) fn wait_for_flush(store: &Store) -> Result<(), FsError> {
         // RocksDB's crate has no call that waits for a flush without starting another, which would be ahead of the log.
         let start = Instant::now();
-        while !self.store.flush_is_done()? {
+        while !store.flush_is_done()? {
             if start.elapsed() > FLUSH_WAIT_MAX {
                 return Err(FsError::Corrupt(format!(
                     "RocksDB has not written its state in {} s",

@@ -91,9 +91,9 @@ impl Inner {
         let Some(old) = self.chunk_in(segment, id)? else {
             return Ok(()); // died since the scan
         };
-        let bytes = match self.store.segments.read_chunk(&old) {
+        let bytes = match self.store.segments.read_chunk(&old, None) {
             Ok(bytes) => bytes,
-            Err(error @ (FsError::Damaged { .. } | FsError::Io { .. })) => {
+            Err(error @ (FsError::Damaged { .. } | FsError::Unreadable { .. })) => {
                 // It stays, and its segment with it: another copy may mend it.
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(

@@ -48,6 +48,7 @@ struct ChunkRead {
     len: usize,
     segment: Segment,
     place: SegmentPlace,
+    hash: [u8; 32],
     /// Where in the chunk.
     skip: usize,
 }
@@ -82,7 +83,7 @@ impl Volume {
         let (mut bytes, chunks) = self.inner.plan_read(ino, offset, len)?;
         for chunk in chunks {
             let part = &mut bytes[chunk.at..chunk.at + chunk.len];
-            Segments::read(&chunk.segment, &chunk.place, chunk.skip, part)?;
+            Segments::read(&chunk.segment, &chunk.place, &chunk.hash, chunk.skip, part)?;
         }
         Ok(bytes)
     }
@@ -309,7 +310,7 @@ impl Inner {
                 id,
                 skip,
                 piece_len,
-                ..
+                hash,
             } = extent.source
             else {
                 continue;
@@ -333,12 +334,13 @@ impl Inner {
                     None => return Err(shorter_than_its_extent(ino, from, to)),
                 },
                 Place::Segment(place) if place.len == piece_len => {
-                    let segment = self.store.segments.open(place.segment)?;
+                    let segment = self.store.segments.open_for(&place)?;
                     chunks.push(ChunkRead {
                         at,
                         len,
                         segment,
                         place,
+                        hash,
                         skip,
                     });
                 }

@@ -1,0 +1,250 @@
+//! The part of a check that reads what files hold: extents, pieces, segments, and this copy's books of them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use hafs_protocol::PieceId;
+
+use super::{Findings, Picture, Problem, TableRows, next, next_owner, with_causes};
+use crate::error::FsError;
+use crate::store::key::{
+    Extent, ExtentSource, Inode, LocalTable, Place, Table, key_second, row_body,
+};
+use crate::store::segment::Segments;
+use crate::types::Ino;
+
+/// What extents say of a piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PieceUse {
+    start: u64,
+    len: u32,
+    hash: [u8; 32],
+}
+
+impl PieceUse {
+    fn end(&self) -> u64 {
+        self.start.saturating_add(u64::from(self.len))
+    }
+}
+
+/// Takes a file's extents and checks them and the pieces that they name. A piece is written for one place of one file, so
+/// once extents have passed that place, no more of them can name it.
+pub(super) fn check_extents(
+    picture: &Picture<'_>,
+    ino: Ino,
+    inode: Option<&Inode>,
+    rows: &mut TableRows<'_>,
+    findings: &mut Findings<'_>,
+) -> Result<(), FsError> {
+    let mut end = 0;
+    let mut sum = 0_u64;
+    let mut pieces: BTreeMap<PieceId, PieceUse> = BTreeMap::new();
+    while next_owner(rows)? == Some(ino) {
+        let Some((key, raw)) = findings.next_row(rows, Table::Extent) else {
+            break;
+        };
+        findings.report.extents += 1;
+        let decoded =
+            key_second(&key).and_then(|start| Ok((start, Extent::decode(row_body(&raw)?)?)));
+        let Some((start, extent)) = findings.decoded(ino, Table::Extent, decoded) else {
+            continue;
+        };
+        if start < end {
+            findings.fault(Some(ino), format!("extents overlap at byte {start}"));
+        }
+        end = start.saturating_add(extent.len);
+        sum = sum.saturating_add(extent.len);
+        let ExtentSource::Piece {
+            id,
+            skip,
+            piece_len,
+            hash,
+        } = extent.source
+        else {
+            continue;
+        };
+        if inode.is_some_and(|inode| end > inode.size) {
+            findings.fault(Some(ino), format!("bytes past the end, at {start}"));
+        }
+        let Some(piece_start) = start.checked_sub(u64::from(skip)) else {
+            findings.fault(Some(ino), format!("an extent at {start} before its piece"));
+            continue;
+        };
+        let whole = PieceUse {
+            start: piece_start,
+            len: piece_len,
+            hash,
+        };
+        if *pieces.entry(id).or_insert(whole) != whole {
+            findings.fault(Some(ino), format!("extents disagree about piece {id}"));
+        }
+        for (id, piece) in pieces.extract_if(.., |_, piece| piece.end() <= start) {
+            check_piece(picture, ino, id, &piece, findings)?;
+        }
+    }
+    if inode.is_some_and(|inode| inode.extent_bytes != sum) && !findings.is_partial {
+        let says = inode.map_or(0, |inode| inode.extent_bytes);
+        let what = format!("extents hold {sum} bytes, the inode says {says}");
+        findings.fault(Some(ino), what);
+    }
+    for (id, piece) in pieces {
+        check_piece(picture, ino, id, &piece, findings)?;
+    }
+    Ok(())
+}
+
+fn check_piece(
+    picture: &Picture<'_>,
+    ino: Ino,
+    id: PieceId,
+    piece: &PieceUse,
+    findings: &mut Findings<'_>,
+) -> Result<(), FsError> {
+    let all = piece.start..piece.end();
+    findings.places += 1;
+    let bytes = match picture.place(id) {
+        Err(error) => {
+            let what = format!("where they lie cannot be read: {}", with_causes(&error));
+            findings.is_partial = true;
+            hurt(ino, all, what, next::FILE, findings);
+            return findings.step();
+        }
+        Ok(None) => {
+            hurt(
+                ino,
+                all,
+                format!("piece {id} is nowhere"),
+                next::FILE,
+                findings,
+            );
+            return findings.step();
+        }
+        Ok(Some(Place::Inline(bytes))) => bytes,
+        Ok(Some(Place::Segment(place))) => {
+            findings.chunks += 1;
+            *findings.live.entry(place.segment).or_default() += place.stored_bytes();
+            if (place.ino, place.file_offset) != (ino, piece.start) {
+                let what = format!("chunk {id} is another file's");
+                hurt(ino, all.clone(), what, next::FAULT, findings);
+            }
+            match picture.store.segments.read_chunk(&place, Some(&piece.hash)) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    let (range, what) = reading_failed(&error, &all);
+                    let what = format!("{what} (segment {})", place.segment.0);
+                    hurt(ino, range, what, next::FILE, findings);
+                    return findings.step();
+                }
+            }
+        }
+    };
+    findings.report.pieces += 1;
+    findings.report.bytes += bytes.len() as u64;
+    if bytes.len() != piece.len as usize || blake3::hash(&bytes).as_bytes() != &piece.hash {
+        let what = format!("piece {id} does not match its hash");
+        hurt(ino, all, what, next::FILE, findings);
+    }
+    findings.step()
+}
+
+/// Which bytes of a file an error is about, and what it says.
+fn reading_failed(error: &FsError, all: &Range<u64>) -> (Range<u64>, String) {
+    match error {
+        FsError::Damaged {
+            offset,
+            len,
+            detail,
+            ..
+        } => (*offset..offset + len, (*detail).to_owned()),
+        FsError::Unreadable {
+            offset,
+            len,
+            source,
+            ..
+        } => (*offset..offset + len, with_causes(source)),
+        error => (all.clone(), with_causes(error)),
+    }
+}
+
+fn hurt(
+    ino: Ino,
+    bytes: Range<u64>,
+    what: String,
+    next: &'static str,
+    findings: &mut Findings<'_>,
+) {
+    findings.problem(Problem {
+        ino: Some(ino),
+        bytes: Some(bytes),
+        path: None,
+        what,
+        next,
+    });
+}
+
+/// This copy's own books: a place for each piece that is used, no more; the segments' index says the same.
+pub(super) fn check_places(picture: &Picture<'_>, findings: &mut Findings<'_>) {
+    let mut places = 0;
+    let mut chunks = 0;
+    for row in picture.rows(picture.store.local_cf(LocalTable::Piece), &[]) {
+        match row
+            .map_err(FsError::from)
+            .and_then(|row| Place::decode(&row.1))
+        {
+            Ok(Place::Inline(_)) => {}
+            Ok(Place::Segment(_)) => chunks += 1,
+            Err(error) => findings.lost_row(None, LocalTable::Piece.name(), &error),
+        }
+        places += 1;
+    }
+    let mut indexed = 0;
+    for row in picture.rows(picture.store.local_cf(LocalTable::SegmentIndex), &[]) {
+        if let Err(error) = row {
+            findings.lost_row(None, LocalTable::SegmentIndex.name(), &error.into());
+        }
+        indexed += 1;
+    }
+    if findings.is_partial {
+        return;
+    }
+    if places > findings.places {
+        let unused = places - findings.places;
+        let what = format!("{unused} pieces are kept that no extent names");
+        findings.fault(None, what);
+    }
+    if indexed != chunks {
+        let what = format!("the segment index has {indexed} chunks, not {chunks}");
+        findings.fault(None, what);
+    }
+}
+
+/// The files that chunks lie in.
+pub(super) fn check_segments(
+    picture: &Picture<'_>,
+    findings: &mut Findings<'_>,
+) -> Result<(), FsError> {
+    let segments = &picture.store.segments;
+    let present = Segments::list(&picture.store.segments_dir())?;
+    let live: Vec<_> = findings.live.keys().copied().collect();
+    for id in live {
+        let Some(fault) = segments.header_fault(id) else {
+            continue;
+        };
+        let next = if present.ids.contains(&id) {
+            next::MEND
+        } else {
+            next::SEGMENT
+        };
+        findings.problem(Problem {
+            next,
+            ..Problem::of_books(format!("segment {}: {fault}", id.0))
+        });
+    }
+    for path in present.strangers {
+        findings.problem(Problem {
+            next: next::STRANGER,
+            ..Problem::of_books(format!("{} is no segment", path.display()))
+        });
+    }
+    Ok(())
+}
