@@ -109,7 +109,9 @@ fn the_api_page_shows_what_hafsd_answers() {
     for example in &examples {
         let (creates, deletes) = (
             example.command.contains("-d '{\"name\""),
-            example.command.contains("-X DELETE"),
+            ["-X DELETE", "/repair "]
+                .iter()
+                .any(|alone| example.command.contains(alone)),
         );
         prepare(
             &daemon,

@@ -12,6 +12,7 @@ mod metrics;
 mod mount_point;
 mod operations;
 mod refusal;
+mod repair;
 mod set;
 mod socket;
 mod watch;

@@ -2,7 +2,7 @@
 //!
 //! The control server calls it. Every method that touches a volume or the control store blocks, so it is called from
 //! threads that may ([`tokio::task::spawn_blocking`]), never from the runtime's workers. `volumes` opens, creates, deletes
-//! and checks; `mounting` reserves, serves and ends mounts; `report` says where everything stands.
+//! and checks; `repair` mends; `mounting` reserves, serves and ends mounts; `report` says where everything stands.
 //!
 //! Invariant: a volume's store is opened at most once at a time, and only after the control store began a new epoch for
 //! it. Invariant: a volume has at most one superblock on this node: a mount is reserved before it is made.
@@ -10,6 +10,7 @@
 pub mod datadir;
 mod directories;
 mod mounting;
+mod repair;
 mod report;
 mod served;
 mod settings;

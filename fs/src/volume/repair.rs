@@ -77,6 +77,7 @@ impl Volume {
             Err(FsError::Corrupt(why)) => (Lsn(0), Some(why)),
             Err(error) => return Err(error),
         };
+        let durable = durable.max(settings.committed);
         let mut recovery = Recovery::begin(store)?;
         let applied = recovery.totals.applied.clone();
         let reader = LogReader::open(&log_dir(dir), identity.store, settings.log_file_bytes)?;

@@ -477,6 +477,56 @@ pub struct CheckReport {
     pub problems: Vec<String>,
 }
 
+/// Body of `POST /v1/volumes/{name}/repair`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairVolume {
+    /// Do it; else only say what would be done.
+    #[serde(default)]
+    pub apply: bool,
+    /// Also if something is given up by it.
+    #[serde(default)]
+    pub accept_loss: bool,
+}
+
+/// What a repair did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairedVolume {
+    /// The volume.
+    pub volume: String,
+    /// It was done.
+    pub applied: bool,
+    /// There is nothing to do.
+    pub needless: bool,
+    /// Something is given up by it, or perhaps is: it is done only with `accept_loss`.
+    pub loses: bool,
+    /// What of the log is given up.
+    pub log: Option<LogLoss>,
+    /// Why the durable mark is written anew, if it is: what was lost behind the log's end nobody can tell then.
+    pub mark: Option<String>,
+    /// Segments whose headers are written anew.
+    pub segment_headers: Vec<u64>,
+    /// Directory with what was cut off the log.
+    pub kept_in: Option<String>,
+    /// Why the volume is not available now, if it is not.
+    pub failure: Option<String>,
+}
+
+/// Records that cannot be read any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLoss {
+    /// The first of them: all from it on are lost.
+    pub from_lsn: Lsn,
+    /// The newest that is known to have been synced.
+    pub synced_lsn: Lsn,
+    /// The newest of which anything was found.
+    pub newest_lsn: Lsn,
+    /// How many of them had been synced.
+    pub synced_records: u64,
+    /// Where, why, what, since when: in a sentence.
+    pub summary: String,
+}
+
 /// `GET /v1/replicas[?volume=NAME]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaList {

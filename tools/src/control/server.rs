@@ -21,8 +21,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::api::{
-    ApiError, ChangedVolume, CheckLine, CreateVolume, ErrorCode, MountList, Ready, SetVolume,
-    Versioned, VolumeList,
+    ApiError, ChangedVolume, CheckLine, CreateVolume, ErrorCode, MountList, Ready, RepairVolume,
+    SetVolume, Versioned, VolumeList,
 };
 use crate::metrics;
 use crate::node::Node;
@@ -79,6 +79,7 @@ fn router(node: Arc<Node>) -> Router {
             get(volume).delete(delete_volume).patch(set_volume),
         )
         .route("/v1/volumes/{name}/check", post(check_volume))
+        .route("/v1/volumes/{name}/repair", post(repair_volume))
         .route("/v1/replicas", get(replicas))
         .route("/v1/mounts", get(mounts))
         .route("/metrics", get(metrics))
@@ -160,6 +161,15 @@ async fn delete_volume(
 ) -> Answer<super::api::DeletedVolume> {
     let name = volume_name(name)?;
     blocking(node, move |node| node.delete_volume(&name)).await
+}
+
+async fn repair_volume(
+    State(node): State<Arc<Node>>,
+    name: NamePart,
+    Body(ask): Body<RepairVolume>,
+) -> Answer<super::api::RepairedVolume> {
+    let name = volume_name(name)?;
+    blocking(node, move |node| node.repair_volume(&name, ask)).await
 }
 
 /// Refusals that are known at once have their status code; what happens later is a line of the answer.

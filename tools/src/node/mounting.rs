@@ -540,7 +540,9 @@ fn not_available(name: &str, why: &str) -> ApiError {
         format!("volume `{name}` is not available"),
     )
     .why(why.to_owned())
-    .next("repair the cause and mount again; hafsd's log says more")
+    .next(format!(
+        "repair the cause and mount again; hafsctl volume repair {name} says what can be done"
+    ))
 }
 
 /// Whether a line of the mount table has the number and the name of `mount`.

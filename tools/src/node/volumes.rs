@@ -134,21 +134,11 @@ impl Node {
     }
 
     /// Opens it. Everybody else waits, or is refused, until that is done.
-    pub(super) fn reopen(&self, Reopen { record, failed }: Reopen) -> MutexGuard<'_, State> {
-        if let StoreState::Open(volume) = failed {
-            let name = record.spec.name.as_str();
-            if let Err(error) = volume.close() {
-                tracing::warn!(
-                    volume = name,
-                    error = chain(&error),
-                    "the failed store did not close well"
-                );
-            }
-            // The old one is gone before the new one takes the directory.
-            let_go(name, volume);
-        }
-        let store = self.open_store(&record).map_err(|unopened| unopened.why);
-        self.store_opened(&record, store);
+    pub(super) fn reopen(&self, mut reopen: Reopen) -> MutexGuard<'_, State> {
+        reopen.close();
+        let record = &reopen.record;
+        let store = self.open_store(record).map_err(|unopened| unopened.why);
+        self.store_opened(record, store);
         self.state.lock()
     }
 
@@ -218,7 +208,7 @@ impl Node {
         sync_directory(&volumes).map_err(failed("sync", &volumes))
     }
 
-    fn own_member(&self, record: &VolumeRecord) -> Option<Member> {
+    pub(super) fn own_member(&self, record: &VolumeRecord) -> Option<Member> {
         record
             .config
             .in_sync
@@ -343,7 +333,7 @@ impl Node {
     }
 
     /// An umount that has returned may not be told here yet. Waits for that, within a bound, and for nothing else.
-    fn wait_until_mount_ended(&self, state: &mut MutexGuard<'_, State>, name: &str) {
+    pub(super) fn wait_until_mount_ended(&self, state: &mut MutexGuard<'_, State>, name: &str) {
         let deadline = Instant::now() + MOUNT_END_WAIT;
         let is_ending = |state: &State| match state.volumes.get(name).map(|slot| &slot.mounting) {
             Some(Mounting::Served(serving)) => serving.is_disconnected(),
@@ -388,7 +378,9 @@ impl Node {
                 format!("cannot check volume `{name}`"),
             )
             .why(STORE_FAILED)
-            .next("unmount it, repair the cause and mount it again"));
+            .next(format!(
+                "unmount it, repair the cause and mount it again; if it does not open then: hafsctl volume repair {name}"
+            )));
         }
         let started = Instant::now();
         let report = volume.check(progress).map_err(|error| {
@@ -507,6 +499,33 @@ pub(super) struct Reopen {
     failed: StoreState,
 }
 
+impl Reopen {
+    pub(super) fn record(&self) -> &VolumeRecord {
+        &self.record
+    }
+
+    /// Goes on with what the control store says now.
+    pub(super) fn renew(&mut self, record: VolumeRecord) {
+        self.record = record;
+    }
+
+    /// Closes the old store: it is gone before something else takes the directory.
+    pub(super) fn close(&mut self) {
+        let failed = std::mem::replace(&mut self.failed, StoreState::Opening);
+        if let StoreState::Open(volume) = failed {
+            let name = self.record.spec.name.as_str();
+            if let Err(error) = volume.close() {
+                tracing::warn!(
+                    volume = name,
+                    error = chain(&error),
+                    "the failed store did not close well"
+                );
+            }
+            let_go(name, volume);
+        }
+    }
+}
+
 impl StoreState {
     /// The open volume.
     pub(super) fn volume(&self) -> Option<&Arc<Volume>> {
@@ -519,7 +538,7 @@ impl StoreState {
 
 impl Slot {
     /// Refuses what needs the volume for itself.
-    fn refuse_in_use(&self, what: &str) -> Result<(), ApiError> {
+    pub(super) fn refuse_in_use(&self, what: &str) -> Result<(), ApiError> {
         let name = self.record.spec.name.as_str();
         let refused = |code, why: String, next: &str| {
             Err(
@@ -627,11 +646,8 @@ impl<'a> Checking<'a> {
         let volume = match &slot.store {
             StoreState::Open(volume) => Arc::clone(volume),
             StoreState::Failed(why) => {
-                return Err(refused(
-                    ErrorCode::VolumeFailed,
-                    why,
-                    "repair the cause and mount it",
-                ));
+                let next = format!("hafsctl volume repair {name} says what can be done");
+                return Err(refused(ErrorCode::VolumeFailed, why, &next));
             }
             StoreState::Opening => {
                 return Err(refused(
@@ -665,7 +681,7 @@ impl Drop for Checking<'_> {
     }
 }
 
-fn identity(record: &VolumeRecord, member: Member) -> VolumeIdentity {
+pub(super) fn identity(record: &VolumeRecord, member: Member) -> VolumeIdentity {
     VolumeIdentity {
         volume: record.id,
         store: member.store,
@@ -706,7 +722,7 @@ impl From<&FsError> for Unopened {
     }
 }
 
-fn settings(record: &VolumeRecord, cache: &SharedCache) -> VolumeSettings {
+pub(super) fn settings(record: &VolumeRecord, cache: &SharedCache) -> VolumeSettings {
     let spec = &record.spec;
     VolumeSettings {
         cache: cache.clone(),

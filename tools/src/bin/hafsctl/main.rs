@@ -2,6 +2,7 @@
 
 mod doctor;
 mod generate;
+mod repair;
 mod replica;
 mod status;
 mod volume;
@@ -60,7 +61,7 @@ enum Form {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
-    /// Volumes: create, list, show, set, check, delete
+    /// Volumes: create, list, show, set, check, repair, delete
     #[command(subcommand)]
     Volume(volume::Verb),
     /// Copies of volumes

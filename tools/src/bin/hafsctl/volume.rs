@@ -1,4 +1,4 @@
-//! `hafsctl volume`: create, list, show, set, check, delete.
+//! `hafsctl volume`: create, list, show, set, check, delete; `repair` is in a file of its own.
 
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
@@ -12,7 +12,7 @@ use hafs_tools::output::{self, Exit, Progress, Refusal, Table};
 use hafs_tools::size;
 
 use super::watch::{self, Screen, Watch};
-use super::{Form, cannot_print, or_dash};
+use super::{Form, cannot_print, or_dash, repair};
 
 mod set;
 
@@ -76,6 +76,25 @@ Example:
         /// Its name
         name: String,
     },
+    /// Says what is wrong with a volume that does not open, and mends it
+    #[command(after_help = "\
+Without --yes nothing is changed. A log that is damaged before its end is cut there: everything
+after that is given up, so that needs --accept-loss too. What was cut off is kept in the store's
+directory. The volume must not be mounted.
+
+Examples:
+  hafsctl volume repair pg-main
+  hafsctl volume repair pg-main --accept-loss --yes")]
+    Repair {
+        /// Its name
+        name: String,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        /// Also if records are given up by it
+        #[arg(long)]
+        accept_loss: bool,
+    },
 }
 
 pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit, Refusal> {
@@ -99,6 +118,14 @@ pub(super) async fn run(verb: Verb, client: &Client, form: Form) -> Result<Exit,
         Verb::Show { name, watch } => show(client, form, &name, watch).await,
         Verb::Delete { name, yes } => delete(client, form, &name, yes).await,
         Verb::Check { name } => check(client, form, &name).await,
+        Verb::Repair {
+            name,
+            yes,
+            accept_loss,
+        } => {
+            let consent = repair::Consent { yes, accept_loss };
+            repair::run(client, form, &name, consent).await
+        }
     }
 }
 
