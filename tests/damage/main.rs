@@ -6,7 +6,10 @@
     reason = "all of this is test code: a panic is a failed test"
 )]
 
+mod disk;
 mod fields;
+mod files;
 mod layout;
 mod random;
+mod repair;
 mod store;

@@ -197,7 +197,8 @@ impl LogReader {
         fs::create_dir_all(keep_in).map_err(io_error("create", keep_in))?;
         let end = walk.end.as_ref();
         let cut = end.filter(|end| !walk.stale.contains(&end.path));
-        for path in walk.stale.iter().chain(cut.map(|end| &end.path)) {
+        let stale = walk.stale.iter().filter(|path| !is_spare(path));
+        for path in stale.chain(cut.map(|end| &end.path)) {
             keep_copy(path, keep_in)?;
         }
         sync_dir(keep_in)?;
