@@ -157,7 +157,7 @@ impl fmt::Display for LogLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the log is damaged at {}: {}; lost is everything from record {} on: {} records that had been synced (up to {})",
+            "the log ends at {}: {}; lost is everything from record {} on: {} records that had been synced (up to {})",
             self.place,
             self.cause,
             self.from,

@@ -68,7 +68,7 @@ fn a_damaged_log_is_refused_by_name_and_cut_by_who_accepts_the_loss() {
     daemon.mount_command("pg", &dir, "").refused(
         32,
         &[
-            "the log is damaged at byte",
+            "the log ends at byte",
             "had been synced",
             "changes up to 20",
             next,
@@ -76,7 +76,7 @@ fn a_damaged_log_is_refused_by_name_and_cut_by_who_accepts_the_loss() {
     );
     daemon
         .ctl(&["volume", "check", "pg"])
-        .refused(1, &["the log is damaged at byte", next]);
+        .refused(1, &["the log ends at byte", next]);
     let text = |ran: hafs_tests::command::Ran| ran.stdout + &ran.stderr;
     let look = text(daemon.ctl(&["volume", "repair", "pg"]));
     let consent =

@@ -110,8 +110,8 @@ mod tests {
     fn damaged() -> RepairedVolume {
         serde_json::from_str(
             r#"{"volume":"pg","applied":false,"needless":false,"loses":true,"log":{"from_lsn":7,"synced_lsn":9,
-            "newest_lsn":12,"synced_records":3,"summary":"the log is damaged at byte 4096"},"mark":null,
-            "segment_headers":[],"kept_in":null,"failure":"the log is damaged at byte 4096"}"#,
+            "newest_lsn":12,"synced_records":3,"summary":"the log ends at byte 4096"},"mark":null,
+            "segment_headers":[],"kept_in":null,"failure":"the log ends at byte 4096"}"#,
         )
         .unwrap()
     }
