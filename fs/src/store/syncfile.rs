@@ -239,4 +239,36 @@ mod tests {
         file.synced.store(1, Ordering::Release);
         assert!(matches!(syncer.sync(), Err(FsError::Failed)));
     }
+
+    #[test]
+    fn a_settled_file_is_read_from_the_disk() {
+        let cached = |file: &SyncFile| {
+            let mut page = [0; 4096];
+            let mut buffers = [io::IoSliceMut::new(&mut page)];
+            // Only what the host remembers: else it says that it would have to wait.
+            let flags = rustix::io::ReadWriteFlags::NOWAIT;
+            rustix::io::preadv2(file.file(), &mut buffers, 0, flags)
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = SyncFile::new(file.unwrap(), path);
+        file.write_at(&[7; 4096], 0).unwrap();
+        if !matches!(cached(&file), Ok(4096)) {
+            eprintln!("SKIPPED: this filesystem does not tell what the host remembers");
+            return;
+        }
+        file.settle().unwrap();
+        let settled = cached(&file);
+        // A filesystem that lies in memory has no other place for it.
+        let in_memory = rustix::fs::fstatfs(file.file()).unwrap().f_type == 0x0102_1994;
+        assert_eq!(
+            settled.err(),
+            (!in_memory).then_some(rustix::io::Errno::AGAIN)
+        );
+        let mut page = [0; 4096];
+        file.read_at(&mut page, 0).unwrap();
+        assert_eq!(page, [7; 4096]);
+    }
 }
