@@ -108,6 +108,11 @@ scale: rocksdb ## Measure ten million files, a directory of a million, a sparse 
 	@cargo build $(CARGO_FLAGS) -p hafs-bench
 	@$(CARGO_TARGET_DIR)/release/hafs-bench scale $(SCALE_ARGS)
 
+FUZZ_SECONDS ?= 30
+.PHONY: fuzz
+fuzz: rocksdb ## Attack every decoder of disk bytes with libFuzzer, FUZZ_SECONDS (30) each
+	@tools/scripts/fuzz $(FUZZ_SECONDS)
+
 .PHONY: deny
 deny: ## Licences, sources and banned crates (needs cargo-deny; apart from the other gates)
 	cargo deny check bans licenses sources

@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::store::key::{
     APPLIED_KEY, Applied, Chain, EPOCHS_KEY, EpochStart, Extent, ExtentSource, Inode, LocalTable,
     LogPlace, Place, SegmentId, SegmentPlace, SegmentUse, Table, encode_epochs, extent_key,
-    key_ino, key_second, piece_key, row, row_body, segment_index_key,
+    key_ino, piece_key, row, row_body, segment_index_key,
 };
 use crate::types::Ino;
 
@@ -160,9 +160,17 @@ fn fold_row(
             (applied.used_bytes, applied.inodes) = (used_bytes, inodes);
         }
         if let Some(body) = &change.new {
-            applied.used_bytes += Inode::decode(body)?.allocated_bytes();
+            let allocated = Inode::decode(body)?.allocated_bytes();
+            let sums = (
+                applied.used_bytes.checked_add(allocated),
+                ino.0.checked_add(1),
+            );
+            let (Some(used_bytes), Some(next_ino)) = sums else {
+                return Err(FsError::Corrupt(format!("inode {ino} is past all bounds")));
+            };
+            applied.used_bytes = used_bytes;
             applied.inodes += 1;
-            applied.next_ino = applied.next_ino.max(Ino(ino.0 + 1));
+            applied.next_ino = applied.next_ino.max(Ino(next_ino));
         }
     }
     Ok(())
@@ -218,7 +226,7 @@ fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsErro
     {
         changed_keys.insert(change.key.as_slice());
         if let Some(old) = &change.old {
-            let extent = Extent::decode(row_body(old)?)?;
+            let (start, extent) = Extent::decode_at(&change.key, row_body(old)?)?;
             if let ExtentSource::Piece {
                 id,
                 skip,
@@ -226,11 +234,9 @@ fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsErro
                 ..
             } = extent.source
             {
-                let start = key_second(&change.key)?
-                    .checked_sub(u64::from(skip))
-                    .ok_or_else(|| {
-                        FsError::Corrupt(format!("an extent of {id} before its piece"))
-                    })?;
+                let start = start.checked_sub(u64::from(skip)).ok_or_else(|| {
+                    FsError::Corrupt(format!("an extent of {id} before its piece"))
+                })?;
                 let whole = skip == 0 && extent.len == u64::from(piece_len);
                 let ino = key_ino(&change.key)?;
                 touched.insert(
@@ -245,7 +251,7 @@ fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsErro
             }
         }
         if let Some(body) = &change.new
-            && let ExtentSource::Piece { id, .. } = Extent::decode(body)?.source
+            && let ExtentSource::Piece { id, .. } = Extent::decode_at(&change.key, body)?.1.source
         {
             kept.insert(id);
         }
@@ -321,7 +327,8 @@ impl SegmentDeltas {
         for (id, delta) in self.0 {
             let entry = totals.segments.entry(id).or_default();
             entry.end = entry.end.max(delta.end);
-            entry.live_bytes = entry.live_bytes + delta.added - delta.removed;
+            // Wrong books are found by the check; they are no reason to end.
+            entry.live_bytes = (entry.live_bytes + delta.added).saturating_sub(delta.removed);
             totals.dead_bytes_unseen += delta.removed;
             totals.segments_changed.insert(id);
         }

@@ -456,7 +456,7 @@ fn check_inodes(
         let inode = row_body(&raw).and_then(Inode::decode);
         let inode = findings.decoded(ino, Table::Inode, inode);
         if let Some(inode) = &inode {
-            findings.used_bytes += inode.allocated_bytes();
+            findings.used_bytes = findings.used_bytes.saturating_add(inode.allocated_bytes());
         }
         pieces::check_extents(picture, ino, inode.as_ref(), &mut beside.extents, findings)?;
         take_rows(&mut beside.xattrs, Table::Xattr, ino, findings)?;

@@ -9,6 +9,9 @@ mod clock;
 mod errno;
 mod error;
 mod fuse;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod log;
 pub mod metrics;
 pub mod mount;

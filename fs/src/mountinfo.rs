@@ -69,7 +69,7 @@ pub fn top_at<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntr
     mounts.iter().rev().find(|mount| mount.mount_point == path)
 }
 
-fn parse(text: &[u8]) -> Result<Vec<MountEntry>, FsError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<MountEntry>, FsError> {
     text.split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {

@@ -57,7 +57,7 @@ pub struct VolumeIdentity {
 }
 
 impl VolumeIdentity {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let text = format!(
             "{TITLE}\nformat={FORMAT}\nvolume={}\nstore={}\nnode={}\nlineage={}\n",
             self.volume, self.store, self.node, self.lineage
@@ -70,7 +70,12 @@ impl VolumeIdentity {
     pub fn read(dir: &Path) -> Result<Self, FsError> {
         let path = dir.join("volume");
         let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
-        let refused = |why: &str| FsError::Refused(format!("{}: {why}", path.display()));
+        Self::decode(&text).map_err(|why| FsError::Refused(format!("{}: {why}", path.display())))
+    }
+
+    /// What the text of `DIR/volume` says, or why it says nothing.
+    pub(crate) fn decode(text: &str) -> Result<Self, String> {
+        let refused = str::to_owned;
         if text.lines().next() != Some(TITLE) {
             return Err(refused("not a hafs volume store"));
         }
@@ -81,9 +86,9 @@ impl VolumeIdentity {
         match field("format").and_then(|format| format.parse::<u32>().ok()) {
             Some(FORMAT) => {}
             Some(other) if other > FORMAT => {
-                return Err(refused(&format!(
+                return Err(format!(
                     "format {other} is newer than this hafs knows (up to {FORMAT})"
-                )));
+                ));
             }
             _ => return Err(refused("unknown format")),
         }
@@ -95,7 +100,7 @@ impl VolumeIdentity {
         let id = |name: &'static str| {
             field(name)
                 .and_then(|id| Uuid::parse_str(id).ok())
-                .ok_or_else(|| refused(&format!("no valid {name}")))
+                .ok_or_else(|| format!("no valid {name}"))
         };
         Ok(Self {
             volume: VolumeId(id("volume")?),

@@ -64,7 +64,7 @@ pub(crate) fn decode<R: Record>(stored: &Versioned) -> Result<R, MetaError> {
     })
 }
 
-fn decode_bytes<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
+pub(crate) fn decode_bytes<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
     let head: Head = serde_json::from_slice(bytes)?;
     if head.kind != R::KIND {
         return Err(RecordError::Kind {

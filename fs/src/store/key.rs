@@ -227,6 +227,9 @@ pub(crate) struct Inode {
     pub(crate) target: Vec<u8>,
 }
 
+/// No file is longer: offsets are signed in every system call.
+pub(crate) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
 /// Unit in which files count against a volume's size.
 const ALLOCATION_UNIT_BYTES: u64 = 4096;
 
@@ -273,7 +276,7 @@ impl Inode {
 
     pub(crate) fn decode(body: &[u8]) -> Result<Self, FsError> {
         let mut reader = Reader::new(body, "inode");
-        Ok(Self {
+        let inode = Self {
             kind: kind_from_tag(reader.u8()?)?,
             perm: reader.u16()?,
             nlink: reader.u32()?,
@@ -287,8 +290,12 @@ impl Inode {
             ctime: reader.time()?,
             crtime: reader.time()?,
             parent: Ino(reader.u64()?),
-            target: reader.rest().to_vec(),
-        })
+            target: reader.bytes(reader.remaining())?.to_vec(),
+        };
+        if inode.size > FILE_BYTES_MAX || inode.extent_bytes > FILE_BYTES_MAX {
+            return Err(reader.corrupt("longer than files can be"));
+        }
+        Ok(inode)
     }
 }
 
@@ -455,6 +462,18 @@ impl Extent {
         out
     }
 
+    /// The extent of this key, and where in the file it starts. Its end is an offset too.
+    pub(crate) fn decode_at(key: &[u8], body: &[u8]) -> Result<(u64, Self), FsError> {
+        let extent = Self::decode(body)?;
+        let start = key_second(key)?;
+        match start.checked_add(extent.len) {
+            Some(end) if end <= FILE_BYTES_MAX => Ok((start, extent)),
+            _ => Err(FsError::Corrupt(
+                "an extent ends past all offsets".to_owned(),
+            )),
+        }
+    }
+
     pub(crate) fn decode(body: &[u8]) -> Result<Self, FsError> {
         let mut reader = Reader::new(body, "extent");
         let len = reader.u64()?;
@@ -570,7 +589,7 @@ impl Place {
                     1 => (place.len as usize).div_ceil(CRC_PAGE_BYTES),
                     _ => 0,
                 };
-                if reader.remaining() != pages * 4 {
+                if place.len == 0 || reader.remaining() != pages * 4 {
                     return Err(reader.corrupt("wrong number of checksums"));
                 }
                 for _ in 0..pages {

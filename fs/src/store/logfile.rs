@@ -102,11 +102,11 @@ fn len32(len: usize) -> u32 {
 
 /// A frame whose bytes are whole; whether it follows what was read before is not yet known.
 #[derive(Debug)]
-pub(super) struct WholeFrame<'a> {
+pub(crate) struct WholeFrame<'a> {
     /// Bytes of the frame.
-    pub(super) len: usize,
+    pub(crate) len: usize,
     /// Everything up to here was durable when the frame was written.
-    pub(super) durable: Lsn,
+    pub(crate) durable: Lsn,
     chain: Chain,
     record: &'a [u8],
     places: Vec<ChunkPlace>,
@@ -126,7 +126,7 @@ pub(super) fn frame_len(bytes: &[u8]) -> Option<usize> {
 
 impl<'a> WholeFrame<'a> {
     /// Reads the frame at the start of `bytes`, if it is whole.
-    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         let bytes = bytes.get(..frame_len(bytes)?)?;
         let crc = &bytes[FRAME_CRC_AT..FRAME_CRC_COVERS_FROM];
         let covered = &bytes[FRAME_CRC_COVERS_FROM..];
@@ -156,12 +156,12 @@ impl<'a> WholeFrame<'a> {
     }
 
     /// The number of its record.
-    pub(super) fn lsn(&self) -> Option<Lsn> {
+    pub(crate) fn lsn(&self) -> Option<Lsn> {
         Some(Record::decode(self.record).ok()?.0.pos.lsn)
     }
 
     /// The frame, which lies at `at`, if it follows a record with this lsn and chain.
-    pub(super) fn following(
+    pub(crate) fn following(
         self,
         at: LogPlace,
         before: Lsn,
@@ -197,7 +197,7 @@ pub(super) fn named_first(path: &Path) -> Option<Lsn> {
 }
 
 /// The header of a file whose first record is the one after `before`.
-pub(super) fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) -> Vec<u8> {
+pub(crate) fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) -> Vec<u8> {
     let mut out = Vec::with_capacity(FILE_HEADER_USED + 4);
     out.extend_from_slice(FILE_MAGIC);
     out.push(FILE_VERSION);
@@ -210,7 +210,7 @@ pub(super) fn encode_header(store: StoreId, first: Lsn, chain_before: &Chain) ->
 }
 
 /// First lsn and the chain before it; `None` if this is no header of this store's log.
-pub(super) fn decode_header(bytes: &[u8], store: StoreId) -> Option<(Lsn, Chain)> {
+pub(crate) fn decode_header(bytes: &[u8], store: StoreId) -> Option<(Lsn, Chain)> {
     let used = bytes.get(..FILE_HEADER_USED)?;
     let crc = bytes.get(FILE_HEADER_USED..FILE_HEADER_USED + 4)?;
     if crc32c::crc32c(used).to_le_bytes() != crc {

@@ -97,12 +97,8 @@ impl Mark {
 
     /// Moves the mark. `lsn` never falls.
     pub(crate) fn set(&mut self, lsn: Lsn) -> Result<(), FsError> {
-        let mut slot = [0; SLOT_BYTES];
-        slot[..4].copy_from_slice(MAGIC);
-        slot[4..12].copy_from_slice(&lsn.0.to_le_bytes());
-        let crc = crc32c::crc32c(&slot[..12]);
-        slot[12..].copy_from_slice(&crc.to_le_bytes());
-        self.file.write_at(&slot, SLOT_OFFSETS[self.next_slot])?;
+        self.file
+            .write_at(&encode_slot(lsn), SLOT_OFFSETS[self.next_slot])?;
         self.next_slot ^= 1;
         Ok(())
     }
@@ -112,6 +108,19 @@ impl Mark {
 fn read_slot(file: &SyncFile, offset: u64) -> Option<Lsn> {
     let mut slot = [0; SLOT_BYTES];
     file.read_at(&mut slot, offset).ok()?;
+    decode_slot(&slot)
+}
+
+pub(crate) fn encode_slot(lsn: Lsn) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    slot[..4].copy_from_slice(MAGIC);
+    slot[4..12].copy_from_slice(&lsn.0.to_le_bytes());
+    let crc = crc32c::crc32c(&slot[..12]);
+    slot[12..].copy_from_slice(&crc.to_le_bytes());
+    slot
+}
+
+pub(crate) fn decode_slot(slot: &[u8; SLOT_BYTES]) -> Option<Lsn> {
     let crc = crc32c::crc32c(&slot[..12]).to_le_bytes();
     (slot[..4] == *MAGIC && slot[12..] == crc)
         .then(|| Lsn(u64::from_le_bytes(slot[4..12].try_into().expect("8 bytes"))))

@@ -5,11 +5,8 @@ use super::txn::Txn;
 use super::{Volume, acl};
 use crate::clock;
 use crate::error::FsError;
-use crate::store::key::{Inode, Table, xattr_key};
+use crate::store::key::{FILE_BYTES_MAX, Inode, Table, xattr_key};
 use crate::types::{Attr, Caller, FileKind, Ino, SetAttr, SetTime, Time};
-
-/// Longest file: what an `off_t` can say.
-pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
 const S_ISUID: u16 = 0o4000;
 const S_ISGID: u16 = 0o2000;

@@ -3,7 +3,7 @@
 //! A write's bytes are cut at multiples of the chunk size. What is small travels inside the record; the rest is appended to
 //! a segment before the write lock is taken, so that several writers hash and copy side by side.
 
-use super::attr::{FILE_BYTES_MAX, check_file, clear_privileges};
+use super::attr::{check_file, clear_privileges};
 use super::background::UNSYNCED_CHUNK_BYTES_MAX;
 use super::txn::{NewPiece, Txn};
 use super::{Inner, Volume};
@@ -12,8 +12,8 @@ use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
 use crate::store::Row;
 use crate::store::key::{
-    Extent, ExtentSource, Inode, LocalTable, Place, SegmentPlace, Table, extent_key, key_second,
-    piece_key, row_body, stored_bytes,
+    Extent, ExtentSource, FILE_BYTES_MAX, Inode, LocalTable, Place, SegmentPlace, Table,
+    extent_key, piece_key, row_body, stored_bytes,
 };
 use crate::store::segment::{Segment, Segments};
 use crate::types::{Caller, FallocateMode, Ino, SeekTo};
@@ -630,13 +630,7 @@ fn index(len: u64) -> usize {
 
 fn decode_extent(row: Result<Row, FsError>) -> Result<(u64, Extent, Box<[u8]>), FsError> {
     let (key, raw) = row?;
-    let extent = Extent::decode(row_body(&raw)?)?;
-    let start = key_second(&key)?;
-    if start.checked_add(extent.len).is_none() {
-        return Err(FsError::Corrupt(
-            "an extent ends past all offsets".to_owned(),
-        ));
-    }
+    let (start, extent) = Extent::decode_at(&key, row_body(&raw)?)?;
     Ok((start, extent, raw))
 }
 

@@ -13,7 +13,7 @@
 //! Invariant: what a read or watch shows is durable (RocksDB publishes a write after its sync).
 
 mod directory;
-mod row;
+pub(crate) mod row;
 mod view;
 mod writer;
 

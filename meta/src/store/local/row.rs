@@ -25,7 +25,7 @@ const VERSION: u8 = 1;
 /// Bytes in the database that are not what was written there.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("damaged row: {0}")]
-pub(super) struct DamagedRow(pub(super) &'static str);
+pub(crate) struct DamagedRow(pub(super) &'static str);
 
 impl From<bytes::TryGetError> for DamagedRow {
     fn from(_: bytes::TryGetError) -> Self {
@@ -37,23 +37,23 @@ impl From<bytes::TryGetError> for DamagedRow {
 ///
 /// Invariant: `1 <= oldest <= rev + 1`; the history holds exactly the revisions `oldest..=rev`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// The store's revision.
-    pub(super) rev: u64,
+    pub(crate) rev: u64,
     /// The oldest revision in the history.
-    pub(super) oldest: u64,
+    pub(crate) oldest: u64,
     /// Bytes of values in the history.
-    pub(super) history_bytes: u64,
+    pub(crate) history_bytes: u64,
 }
 
 impl Head {
-    pub(super) const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         rev: 0,
         oldest: 1,
         history_bytes: 0,
     };
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.put_u64_le(self.rev);
         out.put_u64_le(self.oldest);
@@ -61,7 +61,7 @@ impl Head {
         out
     }
 
-    pub(super) fn decode(mut bytes: &[u8]) -> Result<Self, DamagedRow> {
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, DamagedRow> {
         check_version(&mut bytes)?;
         let head = Self {
             rev: bytes.try_get_u64_le()?,
@@ -77,15 +77,15 @@ impl Head {
 
 /// A key's value and versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) create_rev: u64,
-    pub(super) mod_rev: u64,
-    pub(super) session: Option<SessionId>,
-    pub(super) value: Bytes,
+pub(crate) struct Row {
+    pub(crate) create_rev: u64,
+    pub(crate) mod_rev: u64,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) value: Bytes,
 }
 
 impl Row {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(25 + self.value.len());
         out.put_u8(VERSION);
         out.put_u64_le(self.create_rev);
@@ -95,7 +95,7 @@ impl Row {
         out
     }
 
-    pub(super) fn decode(mut bytes: &[u8]) -> Result<Self, DamagedRow> {
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, DamagedRow> {
         check_version(&mut bytes)?;
         Ok(Self {
             create_rev: bytes.try_get_u64_le()?,
@@ -108,7 +108,7 @@ impl Row {
         })
     }
 
-    pub(super) fn versioned(self, key: Key) -> Versioned {
+    pub(crate) fn versioned(self, key: Key) -> Versioned {
         Versioned {
             key,
             value: self.value,
@@ -121,14 +121,14 @@ impl Row {
 
 /// What a revision did to a key. The row before is kept so that a list can go on showing an earlier revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) key: Key,
-    pub(super) before: Option<Row>,
-    pub(super) after: Option<Row>,
+pub(crate) struct Change {
+    pub(crate) key: Key,
+    pub(crate) before: Option<Row>,
+    pub(crate) after: Option<Row>,
 }
 
 impl Change {
-    pub(super) fn event(self) -> Event {
+    pub(crate) fn event(self) -> Event {
         match self.after {
             Some(row) => Event::Put(row.versioned(self.key)),
             None => Event::Del(self.key),
@@ -136,7 +136,7 @@ impl Change {
     }
 }
 
-pub(super) fn encode_changes(changes: &[Change]) -> Vec<u8> {
+pub(crate) fn encode_changes(changes: &[Change]) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.put_u32_le(short(changes.len()));
     for change in changes {
@@ -148,7 +148,7 @@ pub(super) fn encode_changes(changes: &[Change]) -> Vec<u8> {
     out
 }
 
-pub(super) fn decode_changes(mut bytes: &[u8]) -> Result<Vec<Change>, DamagedRow> {
+pub(crate) fn decode_changes(mut bytes: &[u8]) -> Result<Vec<Change>, DamagedRow> {
     check_version(&mut bytes)?;
     let count = bytes.try_get_u32_le()?;
     let mut changes = Vec::new();

@@ -1,0 +1,237 @@
+//! Every decoder of the control store's rows as a function of bytes, for fuzzers. Not part of what users get.
+//!
+//! `tests/fuzz` calls [`attack`] from libFuzzer; the tests below run the same targets over its corpus and over mutations of it. A
+//! target panics if a decoder does, or if what was decoded is not written down again as the same bytes (JSON, which can be
+//! written in many ways: as the same record).
+
+use hafs_protocol::{Epoch, Lineage, Lsn, Member, NodeId, Pos, StoreId};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::node::{ClusterId, ClusterRecord, NodeRecord};
+use crate::record::{Record, decode_bytes, encode};
+use crate::store::local::row::{Change, DamagedRow, Head, Row, decode_changes, encode_changes};
+use crate::store::{Key, SessionId};
+use crate::volume::{Profile, VolumeConfig, VolumeSpec};
+
+/// A decoder under attack.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Name of the fuzz target, and of its directory in the corpus.
+    pub name: &'static str,
+    /// Panics if the decoder does, or breaks its promise.
+    pub attack: fn(&[u8]),
+    /// What the decoder reads in practice, by name: the seeds of the corpus.
+    pub samples: fn() -> Samples,
+}
+
+type Samples = Vec<(&'static str, Vec<u8>)>;
+
+/// All of them.
+pub const TARGETS: [Target; 4] = [
+    Target {
+        name: "meta_head",
+        attack: head,
+        samples: heads,
+    },
+    Target {
+        name: "meta_row",
+        attack: row,
+        samples: rows,
+    },
+    Target {
+        name: "meta_changes",
+        attack: changes,
+        samples: some_changes,
+    },
+    Target {
+        name: "meta_record",
+        attack: record,
+        samples: records,
+    },
+];
+
+/// Attacks the target of this name.
+///
+/// # Panics
+/// If there is none, or its decoder is found at fault.
+pub fn attack(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.expect("a target of this name").attack)(bytes);
+}
+
+/// What was decoded is written down as the bytes that it was read from.
+fn canonical<T: std::fmt::Debug>(
+    bytes: &[u8],
+    decoded: Result<T, DamagedRow>,
+    encode: impl FnOnce(&T) -> Vec<u8>,
+) {
+    if let Ok(value) = decoded {
+        let again = encode(&value);
+        assert!(again == bytes, "{value:?}\n{bytes:?}\nbecomes\n{again:?}");
+    }
+}
+
+fn head(bytes: &[u8]) {
+    canonical(bytes, Head::decode(bytes), Head::encode);
+}
+
+fn row(bytes: &[u8]) {
+    canonical(bytes, Row::decode(bytes), Row::encode);
+}
+
+fn changes(bytes: &[u8]) {
+    canonical(bytes, decode_changes(bytes), |changes| {
+        encode_changes(changes)
+    });
+}
+
+fn record(bytes: &[u8]) {
+    record_of::<VolumeSpec>(bytes);
+    record_of::<VolumeConfig>(bytes);
+    record_of::<NodeRecord>(bytes);
+    record_of::<ClusterRecord>(bytes);
+    if let Ok(config) = decode_bytes::<VolumeConfig>(bytes) {
+        let _ = config.contradiction();
+    }
+    if let Ok(spec) = decode_bytes::<VolumeSpec>(bytes) {
+        let _ = spec.check();
+    }
+}
+
+fn record_of<R: Record + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    if let Ok(record) = decode_bytes::<R>(bytes) {
+        let again = decode_bytes::<R>(&encode(&record)).expect("what was read can be written");
+        assert_eq!(again, record);
+    }
+}
+
+fn heads() -> Samples {
+    let later = Head {
+        rev: 70,
+        oldest: 3,
+        history_bytes: 5000,
+    };
+    vec![("empty", Head::EMPTY.encode()), ("later", later.encode())]
+}
+
+fn one_row(session: Option<SessionId>) -> Row {
+    Row {
+        create_rev: 5,
+        mod_rev: 7,
+        session,
+        value: "a value".into(),
+    }
+}
+
+fn rows() -> Samples {
+    vec![
+        ("kept", one_row(None).encode()),
+        ("of_a_session", one_row(Some(SessionId(9))).encode()),
+    ]
+}
+
+fn some_changes() -> Samples {
+    let change = |before, after| Change {
+        key: Key::from("/volume/a"),
+        before,
+        after,
+    };
+    let all = [
+        change(None, Some(one_row(None))),
+        change(Some(one_row(None)), Some(one_row(Some(SessionId(9))))),
+        change(Some(one_row(None)), None),
+    ];
+    vec![
+        ("none", encode_changes(&[])),
+        ("three", encode_changes(&all)),
+    ]
+}
+
+fn records() -> Samples {
+    let created_at = Timestamp::from_second(1_700_000_000).expect("a time");
+    let id = |byte| Uuid::from_bytes([byte; 16]);
+    let node = NodeId(id(3));
+    let member = Member {
+        node,
+        store: StoreId(id(2)),
+    };
+    let spec = VolumeSpec {
+        name: "pg-main".parse().expect("a name"),
+        size_bytes: 10 << 30,
+        profile: Profile::Database,
+        copies: 1,
+        created_at,
+        deleting_since: Some(created_at),
+    };
+    let config = VolumeConfig {
+        epoch: Epoch(3),
+        primary: Some(member),
+        epoch_start: Some(Lsn(77)),
+        commit_hint: Pos {
+            epoch: Epoch(2),
+            lsn: Lsn(76),
+        },
+        ..VolumeConfig::first(Lineage(id(4)), member, id(5))
+    };
+    let name = "host-1".to_owned();
+    let cluster = ClusterRecord {
+        id: ClusterId(id(6)),
+        created_at,
+    };
+    let node = NodeRecord {
+        id: node,
+        name,
+        created_at,
+    };
+    vec![
+        ("spec", encode(&spec).to_vec()),
+        ("config", encode(&config).to_vec()),
+        ("node", encode(&node).to_vec()),
+        ("cluster", encode(&cluster).to_vec()),
+    ]
+}
+
+#[cfg(test)]
+#[path = "../../tests/fuzz/plain.rs"]
+mod plain;
+
+#[cfg(test)]
+mod tests {
+    use super::TARGETS;
+    use super::plain::{Plain, new_seed};
+
+    fn targets() -> impl Iterator<Item = Plain> {
+        TARGETS.iter().map(|target| Plain {
+            name: target.name,
+            attack: target.attack,
+            samples: (target.samples)(),
+        })
+    }
+
+    #[test]
+    fn decoders_stand_the_corpus() {
+        targets().for_each(|target| target.stands_the_corpus());
+    }
+
+    #[test]
+    fn decoders_stand_mutations_of_the_corpus() {
+        targets().for_each(|target| target.stands_mutations(1));
+    }
+
+    #[test]
+    fn decoders_stand_new_mutations_of_the_corpus() {
+        let seed = new_seed();
+        targets().for_each(|target| target.stands_mutations(seed));
+    }
+
+    #[test]
+    fn the_corpus_holds_what_is_written_today() {
+        targets().for_each(|target| target.has_its_samples_in_the_corpus());
+    }
+
+    #[test]
+    fn every_target_is_one_of_libfuzzer_too() {
+        targets().for_each(|target| target.is_a_fuzz_target());
+    }
+}

@@ -1,0 +1,4 @@
+//! The target `log_header` of hafs-fs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hafs_fs::fuzz::attack("log_header", bytes));

@@ -1,0 +1,4 @@
+//! The target `place` of hafs-fs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hafs_fs::fuzz::attack("place", bytes));
