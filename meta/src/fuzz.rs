@@ -161,6 +161,7 @@ fn records() -> Samples {
         size_bytes: 10 << 30,
         profile: Profile::Database,
         copies: 1,
+        writeback: false,
         created_at,
         deleting_since: Some(created_at),
     };
