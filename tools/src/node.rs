@@ -9,6 +9,7 @@
 
 pub mod datadir;
 mod directories;
+mod memory;
 mod mounting;
 mod repair;
 mod report;

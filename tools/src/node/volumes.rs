@@ -22,6 +22,7 @@ use parking_lot::MutexGuard;
 use uuid::Uuid;
 
 use super::datadir::sync_directory;
+use super::memory::state_buffer_bytes;
 use super::mounting::Mounting;
 use super::{
     Node, Phase, STORE_FAILED, Slot, State, StoreState, meta_error, no_such_volume, report,
@@ -174,7 +175,14 @@ impl Node {
         };
         let directory = self.data.volume(record.id);
         let identity = identity(record, member);
-        let settings = settings(record, &self.cache);
+        let volumes = {
+            let state = self.state.lock();
+            state.volumes.len() + state.creating.len()
+        };
+        let settings = VolumeSettings {
+            state_buffer_bytes: state_buffer_bytes(volumes),
+            ..settings(record, &self.cache)
+        };
         if record.config.epoch == Epoch(0) {
             self.make_store(&directory, &identity, &settings)
                 .map_err(|error| Unopened::from(&error))?;
