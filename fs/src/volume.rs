@@ -709,7 +709,7 @@ pub(crate) mod tests {
         drop(volume);
         fixture.settings.committed = head.next();
         let refused = fixture.try_open().unwrap_err().to_string();
-        assert!(refused.contains(&head.to_string()), "{refused}");
+        assert!(refused.contains(&head.next().to_string()), "{refused}");
         fixture.settings.committed = head;
         let volume = fixture.open();
         assert_eq!(

@@ -27,7 +27,10 @@ impl Node {
         };
         reopen.close();
         let repaired = self.repair_store(&reopen, ask);
-        if repaired.as_ref().is_ok_and(|repair| repair.done) {
+        if repaired
+            .as_ref()
+            .is_ok_and(|repair| repair.done && repair.loss.is_some())
+        {
             self.forget_commit(&mut reopen);
         }
         let failure = {
