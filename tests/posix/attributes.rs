@@ -134,6 +134,8 @@ fn statfs_tells_size_and_use() {
     let empty = is();
     assert_eq!(empty.f_blocks * empty.f_frsize, 1 << 30);
     assert_eq!(empty.f_namemax, 255);
+    // The kernel gives FUSE filesystems none.
+    assert_eq!(empty.f_fsid, 0);
     assert_eq!(empty.f_bfree, empty.f_bavail);
     assert!(empty.f_ffree > 1000 && empty.f_files >= empty.f_ffree);
     let path = mounted.mount.join("file");

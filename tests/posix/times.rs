@@ -1,7 +1,6 @@
 //! Times: nanoseconds and distant years are kept, each change moves the times that it should, and no other.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -211,24 +210,6 @@ fn each_change_moves_its_times_and_no_other() {
         assert_eq!(moved(&at("dir"), change), expected, "{what}: the directory");
     }
     drop(open);
-    mounted.end();
-}
-
-#[test]
-fn reading_moves_no_atime() {
-    if !requirement::mounts_work("atime") {
-        return;
-    }
-    let mounted = Mounted::new();
-    let path = mounted.mount.join("file");
-    file(&path, &[1; 100_000]).sync_all().unwrap();
-    set(&path, (1_000_000_000, 1), (1_500_000_000, 2));
-    let mounted = mounted.remounted();
-    let path = mounted.mount.join("file");
-    let mut bytes = Vec::new();
-    File::open(&path).unwrap().read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes.len(), 100_000);
-    assert_eq!(times(&path)[0], (1_000_000_000, 1));
     mounted.end();
 }
 
