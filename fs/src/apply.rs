@@ -13,10 +13,11 @@ use crate::error::FsError;
 use crate::record::RecordKind;
 use crate::store::Store;
 use crate::store::key::{
-    APPLIED_KEY, Applied, Chain, EPOCHS_KEY, EpochStart, Extent, ExtentSource, Inode, LocalTable,
-    LogPlace, Place, SegmentId, SegmentPlace, SegmentUse, Table, encode_epochs, extent_key,
-    key_ino, piece_key, row, row_body, segment_index_key,
+    APPLIED_KEY, Applied, Chain, EPOCHS_KEY, EpochStart, Extent, ExtentSource, LocalTable,
+    LogPlace, Place, SegmentId, SegmentPlace, SegmentUse, Table, charged_bytes, encode_epochs,
+    extent_key, key_ino, piece_key, row, row_body, segment_index_key,
 };
+use crate::store::segment::SEGMENT_HEADER_BYTES;
 use crate::types::Ino;
 
 /// What is known of the state without reading rows. Kept in memory, rebuilt at open.
@@ -30,6 +31,20 @@ pub(crate) struct Totals {
     pub(crate) segments_changed: HashSet<SegmentId>,
     /// Bytes of chunks that died since the collector was last asked to look.
     pub(crate) dead_bytes_unseen: u64,
+    /// Bytes of chunks that died since the volume was opened.
+    pub(crate) died_bytes: u64,
+}
+
+impl Totals {
+    /// Bytes in segments that nothing names, and that something does. Looks at each segment.
+    pub(crate) fn dead_and_live(&self) -> (u64, u64) {
+        let segments = self.segments.values();
+        let (stored, live) = segments.fold((0, 0), |(stored, live), segment| {
+            let stored_here = segment.end.saturating_sub(SEGMENT_HEADER_BYTES);
+            (stored + stored_here, live + segment.live_bytes)
+        });
+        (stored.saturating_sub(live), live)
+    }
 }
 
 /// A row's change, with what was there before.
@@ -146,32 +161,49 @@ fn fold_row(
         }
         None => batch.delete_cf(cf, &change.key),
     }
-    if change.table == Table::Inode {
-        let ino = key_ino(&change.key)?;
+    let charged = |body: &[u8]| charged_bytes(change.table, &change.key, body);
+    let missing = || FsError::Corrupt(format!("the sums miss a row of {}", change.table.name()));
+    let is_inode = change.table == Table::Inode;
+    if let Some(old) = &change.old {
+        let used = applied.used_bytes.checked_sub(charged(row_body(old)?)?);
+        applied.used_bytes = used.ok_or_else(missing)?;
+        if is_inode {
+            applied.inodes = applied.inodes.checked_sub(1).ok_or_else(missing)?;
+        }
+    }
+    if let Some(body) = &change.new {
+        let bounds =
+            || FsError::Corrupt(format!("a row of {} past all bounds", change.table.name()));
+        let used = applied.used_bytes.checked_add(charged(body)?);
+        applied.used_bytes = used.ok_or_else(bounds)?;
+        if is_inode {
+            applied.inodes += 1;
+            let after = key_ino(&change.key)?.0.checked_add(1).ok_or_else(bounds)?;
+            applied.next_ino = applied.next_ino.max(Ino(after));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses changes by which a volume of `size_bytes` that uses `used_bytes` would outgrow its size. What does not grow is
+/// always allowed, so that a volume that is too full can be emptied.
+pub(crate) fn check_quota(
+    changes: &[Change],
+    used_bytes: u64,
+    size_bytes: u64,
+) -> Result<(), FsError> {
+    let (mut grown, mut shrunk) = (0_u64, 0_u64);
+    for change in changes {
         if let Some(old) = &change.old {
-            let allocated = Inode::decode(row_body(old)?)?.allocated_bytes();
-            let sums = (
-                applied.used_bytes.checked_sub(allocated),
-                applied.inodes.checked_sub(1),
-            );
-            let (Some(used_bytes), Some(inodes)) = sums else {
-                return Err(FsError::Corrupt(format!("the sums miss inode {ino}")));
-            };
-            (applied.used_bytes, applied.inodes) = (used_bytes, inodes);
+            let charged = charged_bytes(change.table, &change.key, row_body(old)?)?;
+            shrunk = charged.saturating_add(shrunk);
         }
         if let Some(body) = &change.new {
-            let allocated = Inode::decode(body)?.allocated_bytes();
-            let sums = (
-                applied.used_bytes.checked_add(allocated),
-                ino.0.checked_add(1),
-            );
-            let (Some(used_bytes), Some(next_ino)) = sums else {
-                return Err(FsError::Corrupt(format!("inode {ino} is past all bounds")));
-            };
-            applied.used_bytes = used_bytes;
-            applied.inodes += 1;
-            applied.next_ino = applied.next_ino.max(Ino(next_ino));
+            grown = charged_bytes(change.table, &change.key, body)?.saturating_add(grown);
         }
+    }
+    if grown > shrunk && used_bytes.saturating_add(grown - shrunk) > size_bytes {
+        return Err(FsError::NoSpace);
     }
     Ok(())
 }
@@ -330,6 +362,7 @@ impl SegmentDeltas {
             // Wrong books are found by the check; they are no reason to end.
             entry.live_bytes = (entry.live_bytes + delta.added).saturating_sub(delta.removed);
             totals.dead_bytes_unseen += delta.removed;
+            totals.died_bytes += delta.removed;
             totals.segments_changed.insert(id);
         }
     }

@@ -18,9 +18,9 @@ use rocksdb::{ColumnFamily, Direction, IteratorMode, Snapshot};
 use crate::error::FsError;
 use crate::store::digest::Digest;
 use crate::store::key::{
-    APPLIED_KEY, Applied, Dentry, Inode, LOSSES_KEY, LocalTable, Loss, NAME_COLLISIONS_MAX, Place,
-    SegmentId, Table, decode_losses, ino_key, key_ino, key_second, name_cookie, piece_key,
-    row_body,
+    APPLIED_KEY, Applied, Dentry, EMPTY_FILE_BYTES, Inode, LOSSES_KEY, LocalTable, Loss,
+    NAME_COLLISIONS_MAX, Place, ROW_UNIT_BYTES, SegmentId, Table, charged_bytes, decode_losses,
+    ino_key, key_ino, key_second, name_cookie, piece_key, row_body,
 };
 use crate::store::{Row, Store};
 use crate::types::{FileKind, Ino};
@@ -224,6 +224,9 @@ impl Findings<'_> {
         match rows.next()? {
             Ok(row) => {
                 self.digest.add(table, &row.0, &row.1);
+                // What cannot be decoded is found where it is used.
+                let charged = row_body(&row.1).and_then(|body| charged_bytes(table, &row.0, body));
+                self.used_bytes = self.used_bytes.saturating_add(charged.unwrap_or(0));
                 Some(row)
             }
             Err(error) => {
@@ -287,7 +290,10 @@ pub(crate) fn check_in_windows(
         watch,
         progress: CheckProgress {
             inodes_total: applied.inodes,
-            bytes_total: applied.used_bytes,
+            // What files hold, as far as that is known: each inode but the root has a name.
+            bytes_total: applied
+                .used_bytes
+                .saturating_sub((applied.inodes * EMPTY_FILE_BYTES).saturating_sub(ROW_UNIT_BYTES)),
             ..CheckProgress::default()
         },
         is_partial: false,
@@ -455,9 +461,6 @@ fn check_inodes(
         }
         let inode = row_body(&raw).and_then(Inode::decode);
         let inode = findings.decoded(ino, Table::Inode, inode);
-        if let Some(inode) = &inode {
-            findings.used_bytes = findings.used_bytes.saturating_add(inode.allocated_bytes());
-        }
         pieces::check_extents(picture, ino, inode.as_ref(), &mut beside.extents, findings)?;
         take_rows(&mut beside.xattrs, Table::Xattr, ino, findings)?;
         let is_orphan = take_rows(&mut beside.orphans, Table::Orphan, ino, findings)? > 0;

@@ -26,10 +26,11 @@ pub use check::{CheckProgress, CheckReport, Problem};
 pub use error::{FsError, LogLoss};
 pub use log::FsyncDone;
 pub use mount::{Mount, MountEnd, MountSettings};
+pub use space::make_room_to_open;
 pub use store::key::Loss;
 pub use store::{SharedCache, VolumeIdentity};
 pub use types::{
     AclKind, Attr, Caller, DirEntry, FallocateMode, FileKind, Ino, RenameMode, SeekTo, SetAttr,
     SetTime, StatFs, Time, XattrMode,
 };
-pub use volume::{Profile, Repair, Volume, VolumeSettings, VolumeStatus};
+pub use volume::{Profile, Repair, SpaceStatus, Volume, VolumeSettings, VolumeStatus};

@@ -371,20 +371,12 @@ impl Store {
     /// # Errors
     /// [`FsError::NoSpace`] if the disk has no room for it: nothing was begun then, and nothing is lost.
     pub(crate) fn start_flush(&self) -> Result<(), FsError> {
-        if free_bytes(&self.dir)? < self.memtable_bytes()? + FLUSH_HEADROOM_BYTES {
+        if free_bytes(&self.dir)? < self.flush_bytes()? {
             return Err(FsError::NoSpace);
         }
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        let families: Vec<&ColumnFamily> = Table::ALL
-            .into_iter()
-            .map(|table| self.cf(table))
-            .chain(
-                LocalTable::ALL
-                    .into_iter()
-                    .map(|table| self.local_cf(table)),
-            )
-            .collect();
+        let families: Vec<&ColumnFamily> = self.families().collect();
         self.db.flush_cfs_opt(&families, &options).map_err(full_or)
     }
 
@@ -422,22 +414,25 @@ impl Store {
         Ok(false)
     }
 
-    fn memtable_bytes(&self) -> Result<u64, FsError> {
-        self.sum_over_tables("rocksdb.cur-size-all-mem-tables")
+    /// Space that a flush needs now, bytes: rows in memory take about twice what they take on the disk.
+    pub(crate) fn flush_bytes(&self) -> Result<u64, FsError> {
+        Ok(self.sum_over_tables("rocksdb.cur-size-all-mem-tables")? / 2 + FLUSH_HEADROOM_BYTES)
     }
 
     fn sum_over_tables(&self, property: &str) -> Result<u64, FsError> {
-        let names = Table::ALL
-            .into_iter()
-            .map(Table::name)
-            .chain(LocalTable::ALL.into_iter().map(LocalTable::name));
         let mut sum = 0;
-        for name in names {
-            let cf = self.db.cf_handle(name);
-            let cf = cf.expect("every table was opened with the database");
+        for cf in self.families() {
             sum += self.db.property_int_value_cf(cf, property)?.unwrap_or(0);
         }
         Ok(sum)
+    }
+
+    fn families(&self) -> impl Iterator<Item = &ColumnFamily> {
+        let replicated = Table::ALL.into_iter().map(|table| self.cf(table));
+        let local = LocalTable::ALL
+            .into_iter()
+            .map(|table| self.local_cf(table));
+        replicated.chain(local)
     }
 }
 
@@ -487,13 +482,15 @@ fn lock(dir: &Path) -> Result<File, FsError> {
 
 /// What a flush needs besides what the memtables hold: its files' indexes, RocksDB's own books, and what others write to the
 /// disk meanwhile.
-const FLUSH_HEADROOM_BYTES: u64 = 4 << 20;
+const FLUSH_HEADROOM_BYTES: u64 = 1 << 20;
 /// Memtables are flushed by us long before they hold this many times the state buffer.
 const MEMTABLE_HEADROOM: u64 = 8;
 /// Memory that an idle table takes: 9 tables a volume, 100 volumes a node.
 const ARENA_BLOCK_BYTES: usize = 64 * 1024;
 /// Descriptors that one volume's state may hold.
 const OPEN_TABLES_MAX: i32 = 128;
+/// RocksDB takes space for its list of files in such steps; its own 4 MiB are much on a full disk.
+const MANIFEST_BLOCK_BYTES: usize = 64 * 1024;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
 fn open_state(
@@ -510,6 +507,7 @@ fn open_state(
     options.create_missing_column_families(is_new);
     options.set_atomic_flush(true);
     options.set_max_open_files(OPEN_TABLES_MAX);
+    options.set_manifest_preallocation_size(MANIFEST_BLOCK_BYTES);
     options.set_max_background_jobs(2);
     options.set_max_file_opening_threads(1); // else 16 threads a table are started at each open
     options.set_keep_log_file_num(2);

@@ -204,10 +204,12 @@ pub enum XattrMode {
 pub struct StatFs {
     /// The volume's size: its quota.
     pub size_bytes: u64,
-    /// What its files hold.
+    /// What its files hold (in units of 4 KiB a file), and its inodes, names and attributes (in units of 512 bytes).
     pub used_bytes: u64,
     /// What can still be written: the quota's rest, or the disk's if that is less.
     pub available_bytes: u64,
     /// Inodes in use.
     pub inodes: u64,
+    /// Empty files that still fit.
+    pub inodes_free: u64,
 }

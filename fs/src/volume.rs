@@ -8,7 +8,8 @@
 //! puts it into the page cache of the host: killing this process loses nothing), applied to the state, and answered. Long
 //! work (a cut through many extents) is several records, each leaving a volume that a crash may stop at.
 //!
-//! Lock order: `collecting`, `flushing`, `appending`, `core`, then the locks inside log, segments and watermarks, which are leaves.
+//! Lock order: `collecting`, `flushing`, `appending`, `core`, then `chores` and `collector`, and the locks inside log, segments
+//! and watermarks, which are leaves.
 //! [`Inner::transact`] may take `flushing`, so it is not called under `appending`: [`Inner::transact_at_once`] is.
 
 use std::collections::BTreeMap;
@@ -18,23 +19,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::apply::{Change, Step, Totals, apply};
+use crate::apply::{Change, Step, Totals, apply, check_quota};
 use crate::check::{self, CheckProgress, CheckReport, Problem};
 use crate::error::FsError;
 use crate::log::{FsyncDone, Watermarks};
 use crate::metrics::{Metrics, VolumeMetrics};
 use crate::record::{Mutation, Record, RecordKind};
-use crate::space::DiskSpace;
-use crate::store::key::{Place, SegmentPlace};
+use crate::space::{Ballast, DiskSpace};
+use crate::store::key::{EMPTY_FILE_BYTES, Place, SegmentPlace, Table};
 use crate::store::logfile::{ChunkPlace, LogWriter, encode_frame};
 use crate::store::mark::Mark;
 use crate::store::{SharedCache, Store, VolumeIdentity};
 use crate::types::{Ino, StatFs};
 use crate::volume::background::UNFLUSHED_BUFFERS_MAX;
+use crate::volume::collect::Collector;
 use crate::volume::txn::{NewPiece, Txn};
 
 mod acl;
@@ -97,7 +100,7 @@ impl Profile {
 /// Settings of a volume on this node.
 #[derive(Clone, Debug)]
 pub struct VolumeSettings {
-    /// The volume's size: a quota over what its files hold, bytes.
+    /// The volume's size: a quota over what its files hold, and over names and attributes, bytes.
     pub size_bytes: u64,
     /// What it is used for.
     pub profile: Profile,
@@ -109,6 +112,9 @@ pub struct VolumeSettings {
     pub segment_bytes: u64,
     /// State is flushed to disk when records of so many bytes are not; bounds memory and replay.
     pub state_buffer_bytes: u64,
+    /// Bytes that the collector copies in a second while there is no hurry. There is none as long as what is dead is less than
+    /// half of what lives, and the disk is not at its reserve; then nothing bounds it.
+    pub collect_bytes_per_second: u64,
     /// Cache of the state, shared by the volumes of a node.
     pub cache: SharedCache,
     /// What somebody else knows to have been synced: a store that ends before it has lost something, or is an older copy.
@@ -122,9 +128,11 @@ impl VolumeSettings {
             size_bytes,
             profile,
             log_file_bytes: 8 << 20,
-            log_keep_bytes: 64 << 20,
+            log_keep_bytes: 32 << 20,
             segment_bytes: 64 << 20,
             state_buffer_bytes: 32 << 20,
+            // A tenth of what a plain SSD writes.
+            collect_bytes_per_second: 64 << 20,
             cache: SharedCache::new(64 << 20),
             committed: Lsn(0),
         }
@@ -142,7 +150,7 @@ pub struct VolumeStatus {
     pub durable: Lsn,
     /// Sum over the replicated state at `head`; equal on copies that stand at the same lsn.
     pub digest: [u8; 32],
-    /// What files hold, bytes.
+    /// What counts against the volume's size, bytes.
     pub used_bytes: u64,
     /// Inodes in use.
     pub inodes: u64,
@@ -156,6 +164,23 @@ pub struct VolumeStatus {
     pub segment_live_bytes: u64,
     /// The store failed; every change and every fsync is refused until the volume is opened again.
     pub failed: bool,
+}
+
+/// What a volume takes of the disk under it, and what the disk has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceStatus {
+    /// Free on the disk, bytes.
+    pub disk_free_bytes: u64,
+    /// What of that (and of `held_bytes`) is kept for deletions.
+    pub disk_reserve_bytes: u64,
+    /// What may still be written before the reserve is reached. 0: writes are refused with `ENOSPC`.
+    pub disk_available_bytes: u64,
+    /// Bytes in segments that nothing names any more, which the collector has not given back yet.
+    pub dead_bytes: u64,
+    /// Allocated on the disk and not used yet: the ballast, and the rest of the segment that is written to.
+    pub held_bytes: u64,
+    /// The disk was at its reserve when it was last looked at. Looked at again at least every second while it is.
+    pub is_pressed: bool,
 }
 
 /// A volume, open on this node. Share it as an `Arc`; all methods may be called from any thread.
@@ -200,6 +225,18 @@ pub(crate) struct Inner {
     appending: RwLock<()>,
     chores: Mutex<Chores>,
     chores_changed: Condvar,
+    /// Something was changed since the housekeeper last looked whether nothing is.
+    is_busy: AtomicBool,
+    /// The disk was seen at its reserve, and not yet beyond it again.
+    is_pressed: AtomicBool,
+    /// There was no space for a spare log file when one was last wanted.
+    no_spare: AtomicBool,
+    ballast: Ballast,
+    collector: Mutex<Collector>,
+    collector_asked: Condvar,
+    collector_done: Condvar,
+    /// Dead bytes have outgrown what writers may leave behind: they wait for the collector.
+    collector_overdue: AtomicBool,
 }
 
 /// What the write lock guards.
@@ -215,6 +252,8 @@ struct Core {
     unflushed_chunk_bytes: u64,
     /// Everything up to here is in flushed state.
     flushed: Lsn,
+    /// When the last name of an inode was last taken away.
+    last_orphan: Option<Instant>,
 }
 
 /// What the background thread is asked for.
@@ -227,9 +266,6 @@ struct Chores {
     flush: bool,
     spare: bool,
     push: bool,
-    /// See whether there is something to collect.
-    look: bool,
-    collect: bool,
     stop: bool,
 }
 
@@ -284,7 +320,7 @@ impl Volume {
     /// [`FsError::State`], [`FsError::Io`]: the disk or the state cannot be asked.
     pub fn metrics(&self) -> Result<VolumeMetrics, FsError> {
         let state_bytes = self.inner.store.disk_bytes()?;
-        let reserve_bytes = self.inner.space.reserve()?;
+        let reserve_bytes = self.inner.space.look(self.inner.held_bytes())?.reserve;
         Ok(self.inner.metrics.snapshot(state_bytes, reserve_bytes))
     }
 
@@ -299,12 +335,29 @@ impl Volume {
             (core.totals.applied.used_bytes, core.totals.applied.inodes)
         };
         let size_bytes = self.inner.size_bytes();
-        let on_disk = self.inner.space.available()?;
+        let on_disk = self.inner.space.look(self.inner.held_bytes())?.available;
+        let available_bytes = size_bytes.saturating_sub(used_bytes).min(on_disk);
         Ok(StatFs {
             size_bytes,
             used_bytes,
-            available_bytes: size_bytes.saturating_sub(used_bytes).min(on_disk),
+            available_bytes,
             inodes,
+            inodes_free: available_bytes / EMPTY_FILE_BYTES,
+        })
+    }
+
+    /// What it takes of the disk, and what the disk has left. Asks the disk.
+    pub fn space(&self) -> Result<SpaceStatus, FsError> {
+        let held_bytes = self.inner.held_bytes();
+        let disk = self.inner.space.look(held_bytes)?;
+        let (dead_bytes, _) = self.inner.core.read().totals.dead_and_live();
+        Ok(SpaceStatus {
+            disk_free_bytes: disk.free,
+            disk_reserve_bytes: disk.reserve,
+            disk_available_bytes: disk.available,
+            dead_bytes,
+            held_bytes,
+            is_pressed: self.inner.is_pressed.load(Ordering::Acquire),
         })
     }
 
@@ -456,6 +509,8 @@ impl Inner {
         if changes.is_empty() && pieces.is_empty() {
             return Ok(());
         }
+        let used_bytes = core.totals.applied.used_bytes;
+        check_quota(&changes, used_bytes, self.size_bytes())?;
         self.append(core, RecordKind::Mutations, changes, pieces)
     }
 
@@ -497,12 +552,19 @@ impl Inner {
             .iter()
             .map(|piece| stored_chunk_bytes(&piece.place))
             .sum();
-        core.log.make_room(frame.len())?;
+        core.log.make_room(frame.len()).inspect_err(|error| {
+            if matches!(error, FsError::NoSpace) {
+                self.pressed();
+            }
+        })?;
         let log_end = core.log.end_after(frame.len());
         let pieces = pieces
             .into_iter()
             .map(|piece| (piece.id, piece.place))
             .collect();
+        let makes_orphan = changes
+            .iter()
+            .any(|change| change.table == Table::Orphan && change.new.is_some());
         let step = Step {
             pos,
             chain,
@@ -529,6 +591,9 @@ impl Inner {
                 self.fail(&error);
                 return Err(error);
             }
+        }
+        if makes_orphan {
+            core.last_orphan = Some(Instant::now());
         }
         self.marks.set_head(pos.lsn);
         core.unflushed_bytes += frame.len() as u64;
@@ -686,7 +751,8 @@ pub(crate) mod tests {
         volume.write(ino, 0, &[1; 1 << 20], false, false).unwrap();
         assert!(matches!(volume.set_size(1 << 19), Err(FsError::NoSpace)));
         assert_eq!(volume.statfs().unwrap().size_bytes, 64 << 20);
-        volume.set_size(1 << 20).unwrap();
+        // The root, the file and its name.
+        volume.set_size((1 << 20) + 3 * 512).unwrap();
         assert_eq!(volume.statfs().unwrap().available_bytes, 0);
         let refused = volume.write(ino, 1 << 20, &[1; 4096], false, false);
         assert!(matches!(refused, Err(FsError::NoSpace)));
@@ -766,7 +832,7 @@ pub(crate) mod tests {
         let volume = fixture.open();
         assert_eq!(volume.reclaim_orphans().unwrap(), 1);
         assert!(matches!(volume.getattr(ino), Err(FsError::Stale(_))));
-        assert_eq!(volume.statfs().unwrap().used_bytes, 0);
+        assert_eq!(volume.statfs().unwrap().used_bytes, 512, "the root");
         assert_clean(&volume);
     }
 
@@ -836,6 +902,77 @@ pub(crate) mod tests {
             .write(other, 9 << 20, &[2; 1 << 20], false, false)
             .unwrap();
         volume.sync().expect("a full volume is not a failed one");
+        assert_clean(&volume);
+    }
+
+    #[test]
+    fn names_and_attributes_count_and_give_their_space_back() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            size_bytes: (1 << 20) + 512,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let create = |n: u64| {
+            let name = n.to_string();
+            volume.mknod(
+                Caller::ROOT,
+                Ino::ROOT,
+                name.as_bytes(),
+                libc::S_IFREG | 0o644,
+                0,
+            )
+        };
+        let fill = || {
+            let mut full = false;
+            let made = (0..2000).filter(|n| match create(*n) {
+                Ok(_) => true,
+                Err(FsError::Exists) => false,
+                Err(FsError::NoSpace) => {
+                    full = true;
+                    false
+                }
+                Err(error) => panic!("{error}"),
+            });
+            let made = made.count();
+            assert!(full, "files without bytes are free");
+            made
+        };
+        let room = volume.statfs().unwrap().inodes_free;
+        assert_eq!(fill() as u64, room, "as many as statfs says");
+        let full = volume.statfs().unwrap();
+        assert_eq!((full.inodes_free, full.inodes), (0, room + 1));
+        let ino = volume.lookup(Ino::ROOT, b"0").unwrap().ino;
+        let refused =
+            |result: Result<(), FsError>| assert!(matches!(result, Err(FsError::NoSpace)));
+        refused(volume.link(ino, Ino::ROOT, b"link").map(|_| ()));
+        let set =
+            |value: &[u8]| volume.setxattr(Caller::ROOT, ino, b"user.a", value, XattrMode::Set);
+        refused(set(&[1; 600]));
+        volume
+            .rename(
+                Caller::ROOT,
+                Ino::ROOT,
+                b"0",
+                Ino::ROOT,
+                b"a longer name",
+                RenameMode::Replace,
+            )
+            .expect("no more than before");
+        for n in 1..=200 {
+            let name = n.to_string();
+            volume
+                .unlink(Ino::ROOT, name.as_bytes())
+                .expect("deleting always works");
+        }
+        assert_eq!(volume.reclaim_orphans().unwrap(), 200);
+        set(&[1; 60_000]).expect("there is room now");
+        assert_clean(&volume);
+        let used = volume.statfs().unwrap().used_bytes;
+        volume.crash();
+        let volume = fixture.open();
+        assert_eq!(volume.statfs().unwrap().used_bytes, used);
+        volume.removexattr(Caller::ROOT, ino, b"user.a").unwrap();
+        assert_eq!(volume.statfs().unwrap().used_bytes, used - 60_416);
         assert_clean(&volume);
     }
 

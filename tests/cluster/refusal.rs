@@ -135,9 +135,13 @@ fn a_full_disk() {
         .args(["-l", &ballast])
         .arg(disk.path().join("ballast")))
     .ok();
-    refuses_data_dir(&launch, &["the disk under", "is full"]);
-    fs::remove_file(disk.path().join("ballast")).unwrap();
+    let fresh = Launch::new(scratch.path()).data_dir(&disk.path().join("fresh"));
+    fs::create_dir(fresh.data()).unwrap();
+    refuses_data_dir(&fresh, &["the disk under", "is full"]);
+    // A node that is there starts all the same: somebody has to be able to delete something.
     launch.start().stop();
+    fs::remove_file(disk.path().join("ballast")).unwrap();
+    fresh.start().stop();
 }
 
 /// A small disk of its own: a tmpfs.

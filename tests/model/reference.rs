@@ -166,6 +166,20 @@ impl Node {
         }
     }
 
+    /// What it counts against the volume's size: its bytes by pages, everything else in units of 512 bytes, of which an inode
+    /// takes one (a symlink with its target, 256 bytes more), and so does a name.
+    fn used_bytes(&self) -> u64 {
+        const UNIT: u64 = 512;
+        let inode = (256 + self.target.len() as u64).next_multiple_of(UNIT);
+        let names = self.entries.len() as u64 * UNIT;
+        let xattrs: u64 = self
+            .xattrs
+            .iter()
+            .map(|(name, value)| ((name.len() + value.len()) as u64).next_multiple_of(UNIT))
+            .sum();
+        self.content.allocated_bytes() + inode + names + xattrs
+    }
+
     /// What a write, a change of owner or a truncation by another user takes away.
     fn drop_privileges(&mut self) {
         self.perm &= !0o4000;
@@ -234,10 +248,7 @@ impl Reference {
 
     /// Bytes that count against the volume's size.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.nodes
-            .values()
-            .map(|node| node.content.allocated_bytes())
-            .sum()
+        self.nodes.values().map(Node::used_bytes).sum()
     }
 
     /// Numbers of all inodes.
@@ -324,7 +335,13 @@ impl Reference {
             Op::Rename { whiteout, .. } => whiteout + 1,
             _ => 0,
         });
+        let before = self.clone();
         self.outcome = self.perform(op).unwrap_or_else(Outcome::Refused);
+        let used = self.used_bytes();
+        if used > before.used_bytes() && used > self.settings.size_bytes {
+            *self = before;
+            self.outcome = Outcome::Refused(vec![Fault::NoSpace]);
+        }
     }
 
     fn perform(&mut self, op: &Op) -> Step {

@@ -309,7 +309,8 @@ fn a_full_volume() {
     if !requirement::mounts_work("a full volume") {
         return;
     }
-    let mounted = Mounted::with("16MiB", "");
+    // 16 MiB of bytes, and room for names.
+    let mounted = Mounted::with("16448KiB", "");
     let at = |name: &str| mounted.mount.join(name);
     let mut options = OpenOptions::new();
     let direct = options
@@ -350,7 +351,7 @@ fn a_full_volume() {
     let sizes = rustix::fs::statvfs(mounted.mount.path()).unwrap();
     assert_eq!(
         sizes.f_blocks * sizes.f_frsize,
-        16 << 20,
+        16448 << 10,
         "df shows the volume's size"
     );
     drop((direct, again));

@@ -16,8 +16,7 @@ use crate::types::{
 pub(super) const BLOCK_BYTES: u32 = 4096;
 /// Unit of `st_blocks`, fixed by stat(2).
 const STAT_BLOCK_BYTES: u64 = 512;
-/// Inodes that statfs(2) says there can be. A volume has no such limit; this is the largest number that 32-bit programs read
-/// without `EOVERFLOW`.
+/// Inodes that statfs(2) says there can be, at most: the largest number that 32-bit programs read without `EOVERFLOW`.
 const INODES_MAX: u64 = u32::MAX as u64;
 
 /// Namespace of attributes that only administrators see.
@@ -205,13 +204,13 @@ pub(super) struct Blocks {
 
 pub(super) fn blocks(stat: &StatFs) -> Blocks {
     let block = u64::from(BLOCK_BYTES);
-    let inodes = stat.inodes.max(INODES_MAX);
+    let inodes_free = stat.inodes_free.min(INODES_MAX.saturating_sub(stat.inodes));
     Blocks {
         total: stat.size_bytes / block,
         free: stat.size_bytes.saturating_sub(stat.used_bytes) / block,
         available: stat.available_bytes / block,
-        inodes,
-        inodes_free: inodes - stat.inodes,
+        inodes: stat.inodes + inodes_free,
+        inodes_free,
     }
 }
 
@@ -349,10 +348,19 @@ mod tests {
             used_bytes: 12_288,
             available_bytes: 0,
             inodes: 3,
+            inodes_free: 0,
         };
-        let blocks = blocks(&full);
-        assert_eq!((blocks.total, blocks.free, blocks.available), (2, 0, 0));
-        assert_eq!(blocks.inodes_free, INODES_MAX - 3);
+        let shown = blocks(&full);
+        assert_eq!((shown.total, shown.free, shown.available), (2, 0, 0));
+        assert_eq!((shown.inodes, shown.inodes_free), (3, 0));
+        let huge = blocks(&StatFs {
+            inodes_free: u64::MAX / 1024,
+            ..full
+        });
+        assert_eq!(
+            (huge.inodes, huge.inodes_free),
+            (INODES_MAX, INODES_MAX - 3)
+        );
     }
 
     #[test]

@@ -364,6 +364,12 @@ impl LogWriter {
         Ok(())
     }
 
+    /// True if the log will soon need another file and has none ready.
+    pub(crate) fn is_short(&self) -> bool {
+        let left = self.file_bytes.saturating_sub(self.end.offset);
+        self.spares.len() == 0 && left < self.file_bytes / 4
+    }
+
     /// Appends a frame that [`Self::make_room`] was asked for: it is in the page cache when this returns. After an error
     /// the log takes no more.
     pub(crate) fn append(&mut self, frame: &[u8], pos: Pos, chain: Chain) -> Result<(), FsError> {
@@ -426,7 +432,7 @@ impl LogWriter {
     }
 
     /// Gives back files whose records are all at or below `needed`, the oldest first, as long as the full files
-    /// together take more than `keep_bytes`.
+    /// together take more than `keep_bytes`. If that is 0, the disk is full: no more than one stays ready to be used.
     pub(crate) fn trim(&mut self, needed: Lsn, keep_bytes: u64) -> Result<(), FsError> {
         while self.full.len() as u64 * self.file_bytes > keep_bytes
             && self.full.front().is_some_and(|file| file.last <= needed)
@@ -435,6 +441,9 @@ impl LogWriter {
                 self.spares.give_back(&file.path)?;
                 self.syncer.created();
             }
+        }
+        if keep_bytes == 0 {
+            self.spares.keep_one()?;
         }
         Ok(())
     }
@@ -569,6 +578,18 @@ impl Spares {
             return Err(space_or("preallocate", &path)(error));
         }
         Ok(path)
+    }
+
+    fn keep_one(&self) -> Result<(), FsError> {
+        let more = {
+            let mut ready = self.ready.lock();
+            let one = ready.paths.len().min(1);
+            ready.paths.split_off(one)
+        };
+        for path in more {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
     }
 
     fn give_back(&self, path: &Path) -> Result<(), FsError> {

@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hafs_protocol::StoreId;
 use parking_lot::Mutex;
@@ -45,6 +46,10 @@ pub(crate) struct Segments {
     dir: PathBuf,
     store: StoreId,
     segment_bytes: u64,
+    /// New segments are not longer than this either: what the disk can spare.
+    room: AtomicU64,
+    /// Preallocated, and not written yet, bytes of the active segment.
+    tail: AtomicU64,
     active: Mutex<Active>,
     open: Mutex<HashMap<SegmentId, Segment>>,
     syncer: Syncer,
@@ -75,6 +80,10 @@ struct Active {
     segment: Option<(SegmentId, Segment)>,
     /// Where the next chunk goes.
     end: u64,
+    /// How far it is preallocated.
+    allocated: u64,
+    /// How long it may become.
+    capacity: u64,
     next_id: u64,
 }
 
@@ -85,9 +94,13 @@ impl Segments {
             dir: dir.to_owned(),
             store,
             segment_bytes,
+            room: AtomicU64::new(u64::MAX),
+            tail: AtomicU64::new(0),
             active: Mutex::new(Active {
                 segment: None,
                 end: 0,
+                allocated: 0,
+                capacity: 0,
                 next_id,
             }),
             open: Mutex::new(HashMap::new()),
@@ -198,13 +211,14 @@ impl Segments {
 
     fn reserve(&self, len: u64) -> Result<(SegmentId, Segment, u64), FsError> {
         let mut active = self.active.lock();
-        if active.segment.is_none() || active.end + len > self.segment_bytes {
+        if active.segment.is_none() || active.end + len > active.capacity {
             let id = SegmentId(active.next_id);
-            let file = self.create(id)?;
+            let (file, capacity) = self.create(id, SEGMENT_HEADER_BYTES + len)?;
             let end = active.end;
             let sealed = active.segment.replace((id, Arc::clone(&file)));
             active.next_id += 1;
             active.end = SEGMENT_HEADER_BYTES;
+            (active.allocated, active.capacity) = (capacity, capacity);
             self.remember(id, file);
             // The next opening gives it back otherwise: no reason to fail a write.
             if let Some((_, sealed)) = sealed
@@ -214,41 +228,88 @@ impl Segments {
                 tracing::warn!(error, "the end of a full segment was not given back");
             }
         }
+        let Active { end, capacity, .. } = *active;
         let (id, file) = active.segment.as_ref().expect("made above");
         let (id, file) = (*id, Arc::clone(file));
-        let offset = active.end;
+        if end + len > active.allocated {
+            // Its tail was given back while nothing happened.
+            preallocate(&file, capacity)?;
+            active.allocated = capacity;
+        }
         active.end += len;
-        Ok((id, file, offset))
+        self.tail
+            .store(active.allocated - active.end, Ordering::Relaxed);
+        Ok((id, file, end))
     }
 
-    fn create(&self, id: SegmentId) -> Result<Segment, FsError> {
+    /// Says how much space new segments may take beyond what the next chunk needs.
+    pub(crate) fn limit_new(&self, room: u64) {
+        self.room.store(room, Ordering::Relaxed);
+    }
+
+    /// Bytes that are allocated on the disk, and not used yet.
+    pub(crate) fn tail_bytes(&self) -> u64 {
+        self.tail.load(Ordering::Relaxed)
+    }
+
+    /// Gives the active segment's unused tail back to the disk until the next chunk comes: nothing is being written.
+    pub(crate) fn release_tail(&self) -> Result<(), FsError> {
+        let mut active = self.active.lock();
+        let end = active.end;
+        let Some((_, file)) = &active.segment else {
+            return Ok(());
+        };
+        give_back_tail(file, end)?;
+        active.allocated = end;
+        self.tail.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has the next chunk go to a new segment, if `id` is still the active one.
+    pub(crate) fn seal(&self, id: SegmentId) -> Result<(), FsError> {
+        let mut active = self.active.lock();
+        let end = active.end;
+        let Some((_, file)) = active.segment.take_if(|(active, _)| *active == id) else {
+            return Ok(());
+        };
+        self.tail.store(0, Ordering::Relaxed);
+        give_back_tail(&file, end)
+    }
+
+    /// Makes a segment file that holds at least `least` bytes, and as many as it should if the disk can spare them.
+    fn create(&self, id: SegmentId, least: u64) -> Result<(Segment, u64), FsError> {
         let path = self.path(id);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
-                _ => io_error("create", &path)(error),
-            })?;
-        let made = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes)
-            .map_err(|errno| match errno {
-                rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => FsError::NoSpace,
-                errno => io_error("preallocate", &path)(errno.into()),
-            })
-            .and_then(|()| {
-                let file = Arc::new(SyncFile::new(file, path.clone()));
-                let header = encode_header(self.store, id);
-                file.write_at(&header, 0)?;
-                self.syncer.wrote(&file, header.len() as u64);
-                Ok(file)
-            });
+            .map_err(full_or("create", &path))?;
+        let file = Arc::new(SyncFile::new(file, path.clone()));
+        let made = self.preallocate_some(&file, least).and_then(|capacity| {
+            let header = encode_header(self.store, id);
+            file.write_at(&header, 0).map_err(full)?;
+            self.syncer.wrote(&file, header.len() as u64);
+            Ok((file, capacity))
+        });
         if made.is_err() {
             let _ = fs::remove_file(&path); // the error that matters is the first
         }
         self.syncer.created();
         made
+    }
+
+    fn preallocate_some(&self, file: &SyncFile, least: u64) -> Result<u64, FsError> {
+        let least = least.max(SEGMENT_BYTES_MIN);
+        let room = self.room.load(Ordering::Relaxed);
+        let room = room - room % u64::from(u32::try_from(CRC_PAGE_BYTES).expect("a page"));
+        let mut capacity = self.segment_bytes.min(room).max(least);
+        loop {
+            match preallocate(file, capacity) {
+                Err(FsError::NoSpace) if capacity > least => capacity = (capacity / 2).max(least),
+                made => return made.map(|()| capacity),
+            }
+        }
     }
 
     fn remember(&self, id: SegmentId, file: Segment) {
@@ -438,12 +499,36 @@ fn page_crcs(bytes: &[u8]) -> Vec<u32> {
 
 fn write_chunk(file: &SyncFile, bytes: &[u8], offset: u64) -> Result<(), FsError> {
     fail::fail_point!("segment-append", |_| Ok(()));
-    file.write_at(bytes, offset).map_err(|error| match error {
-        FsError::Io { ref source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+    file.write_at(bytes, offset).map_err(full)
+}
+
+fn preallocate(file: &SyncFile, len: u64) -> Result<(), FsError> {
+    rustix::fs::fallocate(file.file(), FallocateFlags::empty(), 0, len)
+        .map_err(io::Error::from)
+        .map_err(full_or("preallocate", file.path()))
+}
+
+/// A full disk is [`FsError::NoSpace`]: nothing is lost by it.
+fn full_or(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
+    let other = io_error(op, path);
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
+        _ => other(error),
+    }
+}
+
+fn full(error: FsError) -> FsError {
+    match error {
+        FsError::Io { ref source, .. }
+            if matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
             FsError::NoSpace
         }
         error => error,
-    })
+    }
 }
 
 fn give_back_tail(file: &SyncFile, end: u64) -> Result<(), FsError> {
@@ -579,6 +664,37 @@ mod tests {
         let sealed = fs::metadata(segments.path(first.segment)).unwrap().len();
         assert_eq!(sealed, SEGMENT_HEADER_BYTES + first.stored_bytes());
         assert_eq!(segments.read_chunk(&first, None).unwrap(), vec![1; 700_000]);
+    }
+
+    #[test]
+    fn an_unused_tail_is_given_back_and_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path());
+        let first = segments.append(Ino(2), 0, &[1; 10_000]).unwrap();
+        let len = || fs::metadata(segments.path(first.segment)).unwrap().len();
+        assert_eq!(len(), SEGMENT_BYTES_MIN);
+        segments.release_tail().unwrap();
+        assert_eq!((len(), segments.tail_bytes()), (4096 + 12_288, 0));
+        let second = segments.append(Ino(2), 10_000, &[2; 10_000]).unwrap();
+        assert_eq!(second.segment, first.segment);
+        assert_eq!(len(), SEGMENT_BYTES_MIN);
+        segments.seal(first.segment).unwrap();
+        let third = segments.append(Ino(2), 20_000, &[3; 10_000]).unwrap();
+        assert_ne!(third.segment, first.segment);
+        for (place, byte) in [(first, 1), (second, 2), (third, 3)] {
+            assert_eq!(segments.read_chunk(&place, None).unwrap(), [byte; 10_000]);
+        }
+    }
+
+    #[test]
+    fn a_segment_takes_no_more_than_the_disk_can_spare() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreId::from_bytes([1; 16]);
+        let segments = Segments::new(dir.path(), store, 8 << 20, 1);
+        segments.limit_new(3 << 20);
+        let place = segments.append(Ino(2), 0, &[1; 10]).unwrap();
+        let len = fs::metadata(segments.path(place.segment)).unwrap().len();
+        assert_eq!(len, 3 << 20);
     }
 
     #[test]

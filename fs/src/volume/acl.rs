@@ -74,7 +74,7 @@ impl Volume {
         keep_sgid: bool,
     ) -> Result<(), FsError> {
         let acl = Acl::decode(value)?;
-        self.inner.space.check(value.len() as u64)?;
+        self.inner.need_space(value.len() as u64)?;
         self.inner.transact(|txn, _| {
             let mut inode = txn.inode(ino)?;
             match (inode.kind, kind) {

@@ -12,6 +12,7 @@ use hafs_protocol::Lsn;
 use parking_lot::MutexGuard;
 use rocksdb::WriteBatch;
 
+use super::collect::Effort;
 use super::{Chores, Core, Inner};
 use crate::error::FsError;
 use crate::store::Store;
@@ -33,9 +34,19 @@ pub(super) const UNFLUSHED_BUFFERS_MAX: u64 = 2;
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// A flush writes some hundred MiB at most. One that has not ended by then never will, and closing must not wait for it.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
-/// Dead bytes that are worth a round of the collector, and as a share (one in so many) of all.
-const DEAD_BYTES_MIN: u64 = 64 << 20;
-const DEAD_SHARE: u64 = 4;
+/// Bytes that die between two looks at whether the collector should run.
+const DIED_BYTES_LOOK: u64 = 32 << 20;
+/// What a flush leaves to be synced under the write lock, at most, unless writers are faster than the disk.
+const SYNC_UNDER_LOCK_BYTES: u64 = 1 << 20;
+const SYNC_TRIES: u32 = 3;
+/// Nothing was changed for so long: what waited for that is done.
+const IDLE_AFTER: Duration = Duration::from_secs(3);
+/// While the disk is at its reserve, it is looked at so often.
+const PRESSED_LOOK: Duration = Duration::from_secs(1);
+/// And state is flushed when records of so many bytes are not, so that a flush needs little space.
+const PRESSED_UNFLUSHED_BYTES: u64 = 1 << 20;
+/// With so much more free than a flush needs, nobody fills the disk while it runs.
+const FLUSH_BYTES_SPARE: u64 = 64 << 20;
 
 impl Inner {
     pub(super) fn start_threads(inner: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, FsError> {
@@ -51,6 +62,7 @@ impl Inner {
         };
         let committer = Arc::clone(inner);
         let housekeeper = Arc::clone(inner);
+        let collector = Arc::clone(inner);
         Ok(vec![
             spawn(
                 "hafs-commit",
@@ -61,7 +73,19 @@ impl Inner {
                 }),
             )?,
             spawn("hafs-keep", Box::new(move || housekeeper.keep_house()))?,
+            spawn("hafs-collect", Box::new(move || collector.run_collector()))?,
         ])
+    }
+
+    /// How the disk is when the volume opens: takes the ballast if there is room for it.
+    pub(super) fn begin_space(&self) -> Result<(), FsError> {
+        let disk = self.space.look(self.held_bytes())?;
+        if disk.available > 0 {
+            self.ballast.restore();
+        } else {
+            self.pressed();
+        }
+        Ok(())
     }
 
     /// Makes everything up to `head` durable: segments and log side by side.
@@ -110,28 +134,37 @@ impl Inner {
 
     /// Called after each record: asks the housekeeper for what is due.
     pub(super) fn ask_for_chores(&self, core: &mut Core) {
-        let flush = core.unflushed_bytes > self.settings.state_buffer_bytes
+        let pressed = self.is_pressed.load(Ordering::Acquire);
+        let flush_bytes = if pressed {
+            PRESSED_UNFLUSHED_BYTES.min(self.settings.state_buffer_bytes)
+        } else {
+            self.settings.state_buffer_bytes
+        };
+        let flush = core.unflushed_bytes > flush_bytes
             || core.unflushed_records > UNFLUSHED_RECORDS
             || core.unflushed_chunk_bytes > UNFLUSHED_CHUNK_BYTES;
-        let spare = core.log.spares().len() == 0;
+        if pressed && core.log.is_short() {
+            // No file to roll to. A flush gives one back, and deletions need it.
+            self.flush_overdue.store(true, Ordering::Release);
+        }
+        let spare = core.log.spares().len() == 0 && !self.no_spare.load(Ordering::Acquire);
         let push = self.store.segments.syncer().unsynced_bytes() > PUSH_BYTES;
         // A deletion is a few short records: it would not bring a flush, and so no look at what is dead, for long.
-        let look = core.totals.dead_bytes_unseen > DEAD_BYTES_MIN;
-        if !(flush || spare || push || look) {
+        if core.totals.dead_bytes_unseen > DIED_BYTES_LOOK {
+            core.totals.dead_bytes_unseen = 0;
+            self.look_at_the_dead(&core.totals);
+        }
+        let wake = !self.is_busy.load(Ordering::Relaxed);
+        if !(flush || spare || push || wake) {
             return;
         }
-        if look {
-            core.totals.dead_bytes_unseen = 0;
-        }
         let mut chores = self.chores.lock();
-        let news = (flush && !chores.flush)
-            || (spare && !chores.spare)
-            || (push && !chores.push)
-            || (look && !chores.look);
+        let news =
+            (flush && !chores.flush) || (spare && !chores.spare) || (push && !chores.push) || wake;
         chores.flush |= flush;
         chores.spare |= spare;
         chores.push |= push;
-        chores.look |= look;
+        self.is_busy.store(true, Ordering::Relaxed);
         drop(chores);
         if news {
             self.chores_changed.notify_one();
@@ -141,78 +174,135 @@ impl Inner {
     pub(super) fn stop_chores(&self) {
         self.chores.lock().stop = true;
         self.chores_changed.notify_all();
+        self.stop_collector();
+    }
+
+    /// The disk is at its reserve, or full. Until it is not any more, the housekeeper looks at it by itself.
+    pub(super) fn pressed(&self) {
+        if !self.is_pressed.swap(true, Ordering::AcqRel) {
+            // Now, while there is still the reserve: what is not flushed then is little.
+            self.chores.lock().flush = true;
+            self.chores_changed.notify_one();
+        }
+    }
+
+    /// Waits for chores. `None`: it is time to look at the disk, or whether something happened.
+    fn next_chores(&self) -> Option<Chores> {
+        let mut chores = self.chores.lock();
+        while *chores == Chores::default() {
+            let limit = if self.is_pressed.load(Ordering::Acquire) {
+                PRESSED_LOOK
+            } else if self.is_busy.load(Ordering::Relaxed) {
+                IDLE_AFTER
+            } else {
+                self.chores_changed.wait(&mut chores);
+                continue;
+            };
+            if self.chores_changed.wait_for(&mut chores, limit).timed_out() {
+                return None;
+            }
+        }
+        let stop = chores.stop; // stays
+        Some(std::mem::replace(
+            &mut *chores,
+            Chores {
+                stop,
+                ..Chores::default()
+            },
+        ))
     }
 
     fn keep_house(&self) {
+        let mut last_head = self.marks.head();
         loop {
-            let Chores {
-                flush,
-                spare,
-                push,
-                look,
-                collect,
-                stop,
-            } = {
-                let mut chores = self.chores.lock();
-                while *chores == Chores::default() {
-                    self.chores_changed.wait(&mut chores);
+            let Some(chores) = self.next_chores() else {
+                self.look_at_disk();
+                let head = self.marks.head();
+                if head == last_head && self.is_busy.swap(false, Ordering::Relaxed) {
+                    self.tidy_up();
                 }
-                let stop = chores.stop; // stays
-                std::mem::replace(
-                    &mut *chores,
-                    Chores {
-                        stop,
-                        ..Chores::default()
-                    },
-                )
+                last_head = head;
+                continue;
             };
-            if stop {
+            if chores.stop {
                 return;
             }
-            if push && let Err(error) = self.store.segments.syncer().sync() {
+            if chores.push
+                && let Err(error) = self.store.segments.syncer().sync()
+            {
                 self.fail(&error);
             }
-            if spare {
-                let spares = Arc::clone(self.core.read().log.spares());
-                if let Err(error) = spares.prepare() {
-                    // Rolling the log makes one itself, or says that there is no space.
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "no spare log file"
-                    );
-                }
+            if chores.spare {
+                self.prepare_spare();
             }
-            if flush {
+            if chores.flush {
                 match self.flush() {
-                    Ok(()) => self.ask_to_collect(),
+                    Ok(()) => self.look_at_the_dead(&self.core.read().totals),
+                    Err(FsError::NoSpace) => self.pressed(),
                     Err(error) => self.fail(&error),
                 }
-            }
-            if look {
-                self.ask_to_collect();
-            }
-            if collect && let Err(error) = self.collect_unless_read() {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "collector stopped early"
-                );
             }
         }
     }
 
-    fn ask_to_collect(&self) {
-        let (total, live) = {
-            let core = self.core.read();
-            let segments = core.totals.segments.values();
-            segments.fold((0, 0), |(total, live), segment| {
-                (total + segment.end, live + segment.live_bytes)
-            })
-        };
-        let dead = total - live;
-        if dead > DEAD_BYTES_MIN.max(total / DEAD_SHARE) {
-            self.chores.lock().collect = true;
-            self.chores_changed.notify_one();
+    fn prepare_spare(&self) {
+        let spares = Arc::clone(self.core.read().log.spares());
+        let Err(error) = spares.prepare() else { return };
+        // Rolling the log makes one itself, or says that there is no space. It is tried again at the next look at the disk.
+        self.no_spare.store(true, Ordering::Release);
+        self.pressed();
+        tracing::info!(
+            error = &error as &dyn std::error::Error,
+            "no spare log file"
+        );
+    }
+
+    /// Nothing was changed for some time: gives back what is only held so that changes are fast, and has the collector
+    /// do what is worth little.
+    fn tidy_up(&self) {
+        let tidied = self
+            .seal_if_worth_emptying(Effort::Steady)
+            .and_then(|()| self.store.segments.release_tail());
+        if let Err(error) = tidied {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "unused space of a segment is not given back"
+            );
         }
+        self.collect_while_idle();
+    }
+
+    /// While the disk is at its reserve: sees whether it still is.
+    fn look_at_disk(&self) {
+        if !self.is_pressed.load(Ordering::Acquire) {
+            return;
+        }
+        self.no_spare.store(false, Ordering::Release);
+        match self.space.look(self.held_bytes()) {
+            Ok(disk) if disk.available > 0 => {
+                self.ballast.restore();
+                self.is_pressed.store(false, Ordering::Release);
+            }
+            Ok(disk) => {
+                // The reserve is for what we do while we are pressed, and this is the first part of it.
+                if disk.free > 2 * self.ballast.bytes() {
+                    self.ballast.restore();
+                }
+                if self.core.read().unflushed_bytes > 0 {
+                    self.chores.lock().flush = true;
+                }
+                self.collector_may_try_again();
+            }
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot ask the disk for its space"
+            ),
+        }
+    }
+
+    /// What the store has allocated on the disk without using it, bytes.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.ballast.held() + self.store.segments.tail_bytes()
     }
 
     /// Brings RocksDB's state on the disk up to the present and gives back log files that are not needed for replay any
@@ -233,18 +323,45 @@ impl Inner {
         if !self.flush_overdue.load(Ordering::Acquire) {
             return Ok(()); // somebody else has done it
         }
-        self.flush_alone(&one_at_a_time)
-            .inspect_err(|error| self.fail(error))
+        match self.flush_alone(&one_at_a_time) {
+            // Changes still go on if that was only for a log file: there may be one.
+            Err(FsError::NoSpace) if !self.is_unflushed_too_long() => {
+                self.flush_overdue.store(false, Ordering::Release);
+                Ok(())
+            }
+            Err(FsError::NoSpace) => {
+                self.pressed();
+                Err(FsError::NoSpace)
+            }
+            flushed => flushed.inspect_err(|error| self.fail(error)),
+        }
+    }
+
+    fn is_unflushed_too_long(&self) -> bool {
+        let unflushed_max = UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes;
+        self.core.read().unflushed_bytes > unflushed_max
     }
 
     fn flush_alone(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
+        self.check_failed()?;
+        let is_tight = self.make_room_to_flush()?;
         // Most of the syncing is done while others go on; the rest, under the lock, is little.
-        self.sync_to(self.marks.head())?;
+        for _ in 0..SYNC_TRIES {
+            self.sync_to(self.marks.head())?;
+            if self.store.segments.syncer().unsynced_bytes() < SYNC_UNDER_LOCK_BYTES {
+                break;
+            }
+        }
         let flushed = {
             let mut core = self.core.write();
             self.sync_to(core.log.head().lsn)?;
             self.write_segment_rows(&mut core)?;
             self.store.start_flush()?;
+            if is_tight {
+                // If the disk fills up now, RocksDB flushes by itself once there is space, and what it has then is what we
+                // have just synced: nobody changes anything before that flush has ended.
+                Self::wait_for_flush(&self.store)?;
+            }
             core.unflushed_bytes = 0;
             core.unflushed_records = 0;
             core.unflushed_chunk_bytes = 0;
@@ -255,7 +372,54 @@ impl Inner {
         let mut core = self.core.write();
         core.flushed = core.flushed.max(flushed);
         let needed = core.flushed;
-        core.log.trim(needed, self.settings.log_keep_bytes)
+        core.log.trim(needed, self.log_keep_bytes())
+    }
+
+    /// Full log files are kept for copies that come back, while the disk has room for them.
+    fn log_keep_bytes(&self) -> u64 {
+        if self.is_pressed.load(Ordering::Acquire) {
+            0
+        } else {
+            self.settings.log_keep_bytes
+        }
+    }
+
+    /// Sees to it that a flush finds space: RocksDB is not to meet a full disk, which it takes for a failure. Gives up what
+    /// can be given up for it. True: it is tight all the same.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`]: not now. Nothing is lost by that, the log has it all.
+    fn make_room_to_flush(&self) -> Result<bool, FsError> {
+        let needed = self.store.flush_bytes()?;
+        let mut disk = self.space.look(self.held_bytes())?;
+        if disk.available == 0 {
+            self.pressed();
+        }
+        if disk.free < needed {
+            {
+                let mut core = self.core.write();
+                let flushed = core.flushed;
+                core.log.trim(flushed, 0)?;
+            }
+            self.ballast.give_up();
+            disk = self.space.look(self.held_bytes())?;
+        }
+        if disk.free < needed {
+            return Err(FsError::NoSpace);
+        }
+        Ok(disk.free < needed + FLUSH_BYTES_SPARE)
+    }
+
+    /// What the collector may copy before it deletes anything, bytes: so much that copies and the flush after them
+    /// find space. Half of what there is, since a new segment may take as much again as is written to it.
+    pub(super) fn room_for_copies(&self) -> Result<u64, FsError> {
+        let flush = self.store.flush_bytes()?;
+        let disk = self.space.look(self.held_bytes())?;
+        let room = disk.free.saturating_sub(2 * flush) / 2;
+        self.store
+            .segments
+            .limit_new(room.min(disk.segment_bytes_max));
+        Ok(room)
     }
 
     pub(super) fn wait_for_flush(store: &Store) -> Result<(), FsError> {
@@ -321,9 +485,7 @@ mod tests {
         let volume = fixture.open();
         let ino = file(&volume, b"a");
         let check_runs = volume.inner.collecting.read();
-        volume.inner.chores.lock().collect = true;
-        volume.inner.chores_changed.notify_one();
-        wait_until(|| !volume.inner.chores.lock().collect);
+        volume.inner.ask_collector(Effort::Steady);
         for n in 0..40 {
             volume
                 .write(ino, n * 8192, &[1; 8192], false, false)

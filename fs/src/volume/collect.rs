@@ -3,63 +3,392 @@
 //! A segment whose live share is low is emptied: its live chunks are appended elsewhere, and once the state that says so
 //! is on the disk, the file is deleted. All of this is local: it makes no record, and changes no row of the digest.
 //!
+//! It has a thread of its own, which sleeps until somebody asks, and works as hard as was asked ([`Effort`]): bounded in rate
+//! while there is no hurry, as fast as it can once dead bytes outgrow what lives or the disk is at its reserve. Who wants
+//! to write waits for it then, for a bounded time: see [`Inner::need_space`] and [`Inner::limit_dead`].
+//!
 //! Invariant: a segment is deleted only after a flush of state that names nothing in it. So neither recovery, which starts
 //! from flushed state, nor a record that recovery replays, ever misses it.
 
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hafs_protocol::{Lsn, PieceId};
 use parking_lot::RwLockWriteGuard;
 use rocksdb::WriteBatch;
 
 use super::{Core, Inner, Volume};
-use crate::apply::{SegmentDeltas, place_piece};
+use crate::apply::{SegmentDeltas, Totals, place_piece};
 use crate::error::FsError;
 use crate::store::key::{
-    LocalTable, Place, SegmentId, SegmentPlace, key_piece, piece_key, segment_index_key,
+    LocalTable, Place, SegmentId, SegmentPlace, SegmentUse, key_piece, piece_key, segment_index_key,
 };
 use crate::store::segment::SEGMENT_HEADER_BYTES;
-use hafs_protocol::PieceId;
 
-/// A segment is emptied when less than this share of what it stores is alive.
-const LIVE_SHARE_MAX_PERCENT: u64 = 60;
-/// Segments emptied in one round: bounds the space that copies take before the originals are deleted.
+/// Segments emptied in one round, and the bytes copied in it: bounds the space that copies take before the originals are
+/// deleted, and how long a round takes that somebody waits for.
 const SEGMENTS_A_ROUND: usize = 16;
+const COPIED_BYTES_A_ROUND: u64 = 128 << 20;
+/// Dead bytes that are worth a round at all, and as a share (one in so many) of what segments store.
+const DEAD_BYTES_MIN: u64 = 64 << 20;
+const DEAD_SHARE: u64 = 4;
+/// The same when nothing else happens.
+const IDLE_DEAD_BYTES_MIN: u64 = 8 << 20;
+/// Writers wait once more than three quarters of what lives is dead, and this: what takes the most is a file that is
+/// overwritten all the time, and it takes less than two and a half times its length.
+const DEAD_BYTES_EXCESS_MAX: u64 = 64 << 20;
+/// A write waits no longer than this for the collector to win space on a full disk.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Nor longer than this for a file that was deleted: the kernel may still hold it open, for as long as it likes.
+const RECLAIM_WAIT_MAX: Duration = Duration::from_secs(1);
+const RECLAIM_POLL: Duration = Duration::from_millis(2);
+/// And no longer than this for it to catch up: then it goes on, since the disk still has room.
+const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How hard the collector works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Effort {
+    /// Nothing else happens: also what is worth little is done, at the bounded rate, until something happens.
+    Idle,
+    /// Enough is dead. At the bounded rate.
+    Steady,
+    /// Dead bytes outgrow what lives. No bound.
+    CatchUp,
+    /// The disk is at its reserve: whatever wins space. No bound.
+    Pressed,
+}
+
+impl Effort {
+    /// A segment is emptied when less than this share of what it stores is alive, per mille. Lower is cheaper: at 60 % each byte that
+    /// is won costs one and a half copied ones, at 95 % nineteen.
+    const fn live_share_max(self) -> u64 {
+        match self {
+            Self::Steady | Self::CatchUp => 600,
+            Self::Idle => 950,
+            Self::Pressed => 995,
+        }
+    }
+
+    const fn is_bounded(self) -> bool {
+        match self {
+            Self::Idle | Self::Steady => true,
+            Self::CatchUp | Self::Pressed => false,
+        }
+    }
+
+    /// What `totals` call for, if anything. Whether the disk presses is not known here.
+    pub(super) fn due(totals: &Totals) -> Option<Self> {
+        let (dead, live) = totals.dead_and_live();
+        if dead > DEAD_BYTES_MIN.max(live / 2) {
+            Some(Self::CatchUp)
+        } else if dead > DEAD_BYTES_MIN.max((dead + live) / DEAD_SHARE) {
+            Some(Self::Steady)
+        } else {
+            None
+        }
+    }
+}
+
+/// What the collector's thread is asked for, and what became of it. A leaf among the locks.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    asked: Option<Effort>,
+    /// [`Effort::Idle`] is asked for until it wins nothing, or something happens.
+    is_idle: bool,
+    /// Rounds that have begun, and ended. One that begins after a wish takes account of all that died before.
+    begun: u64,
+    ended: u64,
+    /// The last round was put off, since somebody reads many segments.
+    put_off: bool,
+    /// A [`Effort::Pressed`] round that won nothing had seen this many bytes die. Until more do, another wins nothing.
+    fruitless_at: Option<u64>,
+    stop: bool,
+}
 
 impl Volume {
     /// One round of the collector, now; returns the bytes that were given back to the disk. The volume calls it by itself
     /// when enough is dead.
     pub fn collect(&self) -> Result<u64, FsError> {
-        self.inner.collect()
+        let no_readers_of_many = self.inner.collecting.write();
+        self.inner
+            .collect_round(&no_readers_of_many, Effort::CatchUp)
     }
 }
 
 impl Inner {
-    pub(super) fn collect(&self) -> Result<u64, FsError> {
-        let no_readers_of_many = self.collecting.write();
-        self.collect_alone(&no_readers_of_many)
-    }
-
-    /// The same, but not now if somebody reads many segments: that may take hours, and the housekeeper has more to do.
-    /// It is asked again after the next flush.
-    pub(super) fn collect_unless_read(&self) -> Result<u64, FsError> {
-        match self.collecting.try_write() {
-            Some(no_readers_of_many) => self.collect_alone(&no_readers_of_many),
-            None => Ok(0),
+    /// The collector's thread: rounds as they are asked for, until [`Self::stop_collector`].
+    pub(super) fn run_collector(&self) {
+        loop {
+            let effort = {
+                let mut collector = self.collector.lock();
+                loop {
+                    if collector.stop {
+                        return;
+                    }
+                    let idle = collector.is_idle.then_some(Effort::Idle);
+                    if let Some(effort) = collector.asked.take().or(idle) {
+                        collector.begun += 1;
+                        break effort;
+                    }
+                    self.collector_asked.wait(&mut collector);
+                }
+            };
+            // What dies from here on may be missed by the round.
+            let died = self.core.read().totals.died_bytes;
+            let won = self.collect_unless_read(effort);
+            tracing::debug!(?effort, ?won, "a round of the collector has ended");
+            if let Err(error) = &won {
+                self.collector_failed(error);
+            }
+            self.round_ended(effort, died, won.ok());
         }
     }
 
-    fn collect_alone(&self, _no_readers: &RwLockWriteGuard<'_, ()>) -> Result<u64, FsError> {
+    /// `won`: bytes given back, `None` if that could not be told. Looks whether there is more to do.
+    fn round_ended(&self, effort: Effort, died: u64, won: Option<Option<u64>>) {
+        let (due, overdue) = {
+            let core = self.core.read();
+            (Effort::due(&core.totals), is_overdue(&core.totals))
+        };
+        self.collector_overdue.store(overdue, Ordering::Release);
+        let mut collector = self.collector.lock();
+        collector.put_off = won == Some(None);
+        let won = won.flatten().unwrap_or(0);
+        if effort == Effort::Pressed {
+            collector.fruitless_at = (won == 0 && !collector.put_off).then_some(died);
+        }
+        collector.ended = collector.begun;
+        // A round that won nothing would win nothing again; the next death asks for another.
+        if won > 0 {
+            collector.asked = collector.asked.max(due);
+        } else if effort == Effort::Idle {
+            collector.is_idle = false;
+        }
+        drop(collector);
+        self.collector_done.notify_all();
+    }
+
+    fn collector_failed(&self, error: &FsError) {
+        let error = error as &dyn std::error::Error;
+        match error.downcast_ref() {
+            Some(FsError::NoSpace | FsError::Failed) => {
+                tracing::debug!(error, "collector stopped early");
+            }
+            _ => tracing::warn!(error, "collector stopped early"),
+        }
+    }
+
+    pub(super) fn stop_collector(&self) {
+        self.collector.lock().stop = true;
+        self.collector_asked.notify_all();
+        self.collector_done.notify_all();
+    }
+
+    /// What won nothing may win something now: the disk has changed.
+    pub(super) fn collector_may_try_again(&self) {
+        self.collector.lock().fruitless_at = None;
+    }
+
+    pub(super) fn ask_collector(&self, effort: Effort) {
+        let mut collector = self.collector.lock();
+        if collector.asked < Some(effort) {
+            collector.asked = Some(effort);
+            self.collector_asked.notify_all();
+        }
+    }
+
+    /// Asks for a round if `totals` call for one, and says so to writers if they have to wait for it.
+    pub(super) fn look_at_the_dead(&self, totals: &Totals) {
+        if let Some(effort) = Effort::due(totals) {
+            self.ask_collector(effort);
+        }
+        if is_overdue(totals) {
+            self.collector_overdue.store(true, Ordering::Release);
+        }
+    }
+
+    /// Has the collector finish, at its own pace, what is worth little. Called when nothing else happens.
+    pub(super) fn collect_while_idle(&self) {
+        let active = self.store.segments.active_id();
+        let core = self.core.read();
+        let winnable: u64 = core
+            .totals
+            .segments
+            .iter()
+            .filter(|(id, segment)| {
+                Some(**id) != active && is_worth_emptying(segment, Effort::Idle)
+            })
+            .map(|(_, segment)| dead_bytes(segment))
+            .sum();
+        drop(core);
+        if winnable > IDLE_DEAD_BYTES_MIN {
+            self.collector.lock().is_idle = true;
+            self.collector_asked.notify_all();
+        }
+    }
+
+    /// Refuses growth of so many bytes if it would reach into the disk's reserve and the collector cannot make room soon.
+    /// The caller holds no lock.
+    pub(super) fn need_space(&self, bytes: u64) -> Result<(), FsError> {
+        match self.space.check(bytes, self.held_bytes()) {
+            Err(FsError::NoSpace) => self.wait_for_room(bytes)?,
+            checked => checked?,
+        }
+        // A new segment is not to take the reserve.
+        let room = self.space.last_available();
+        self.store
+            .segments
+            .limit_new(room.min(self.space.segment_bytes_max()));
+        Ok(())
+    }
+
+    fn wait_for_room(&self, bytes: u64) -> Result<(), FsError> {
+        self.pressed();
+        let deadline = Instant::now() + ROOM_WAIT_MAX;
+        loop {
+            let died = self.core.read().totals.died_bytes;
+            let mut collector = self.collector.lock();
+            if collector.stop {
+                return Err(FsError::NoSpace);
+            }
+            if collector.fruitless_at == Some(died) {
+                drop(collector);
+                if self.wait_for_reclaim() && Instant::now() < deadline {
+                    continue;
+                }
+                return Err(FsError::NoSpace);
+            }
+            let round = collector.begun + 1;
+            if collector.asked < Some(Effort::Pressed) {
+                collector.asked = Some(Effort::Pressed);
+                self.collector_asked.notify_all();
+            }
+            while collector.ended < round && !collector.stop {
+                if self
+                    .collector_done
+                    .wait_until(&mut collector, deadline)
+                    .timed_out()
+                {
+                    return Err(FsError::NoSpace);
+                }
+            }
+            let put_off = collector.put_off;
+            drop(collector);
+            match self.space.check_now(bytes, self.held_bytes()) {
+                Err(FsError::NoSpace) if !put_off => {}
+                checked => return checked,
+            }
+        }
+    }
+
+    /// What was just deleted gives its space back once the kernel has let go of it, a moment later. True: wait for that, and
+    /// look again.
+    pub(super) fn wait_for_reclaim(&self) -> bool {
+        let is_due = {
+            let core = self.core.read();
+            !core.totals.orphans.is_empty()
+                && core
+                    .last_orphan
+                    .is_some_and(|made| made.elapsed() < RECLAIM_WAIT_MAX)
+        };
+        if is_due {
+            thread::park_timeout(RECLAIM_POLL);
+        }
+        is_due
+    }
+
+    /// Before a new name: waits until a full volume has what was just deleted back, if anything was.
+    pub(super) fn wait_for_names(&self, bytes: u64) {
+        let is_full = || {
+            let used = self.core.read().totals.applied.used_bytes;
+            used.saturating_add(bytes) > self.size_bytes()
+        };
+        while is_full() && self.wait_for_reclaim() {}
+    }
+
+    /// Writers wait here while the collector is far behind. The caller holds no lock.
+    pub(super) fn limit_dead(&self) {
+        if !self.collector_overdue.load(Ordering::Acquire) {
+            return;
+        }
+        let deadline = Instant::now() + CATCH_UP_WAIT_MAX;
+        self.ask_collector(Effort::CatchUp);
+        let mut collector = self.collector.lock();
+        // Also if the round wins nothing, or cannot be made now: the disk has room.
+        let round = collector.ended + 1;
+        while self.collector_overdue.load(Ordering::Acquire)
+            && collector.ended < round
+            && !(collector.stop || collector.put_off)
+        {
+            if self
+                .collector_done
+                .wait_until(&mut collector, deadline)
+                .timed_out()
+            {
+                return;
+            }
+        }
+    }
+
+    /// A round, but not now if somebody reads many segments (`None`): that may take hours, and writers would wait.
+    fn collect_unless_read(&self, effort: Effort) -> Result<Option<u64>, FsError> {
+        match self.collecting.try_write() {
+            Some(no_readers_of_many) => self.collect_round(&no_readers_of_many, effort).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn collect_round(
+        &self,
+        _no_readers: &RwLockWriteGuard<'_, ()>,
+        effort: Effort,
+    ) -> Result<u64, FsError> {
         self.metrics.collector_round();
-        let emptied = self
-            .segments_to_empty()
+        if effort == Effort::Pressed {
+            self.seal_if_worth_emptying(effort)?;
+            // What died as a whole costs nothing to win, and makes room for copies.
+            self.flush()?;
+            let freed = self.delete_dead_segments()?;
+            if freed > 0 {
+                return Ok(freed);
+            }
+        }
+        let mut worth = self.segments_to_empty(effort, self.room_for_copies()?);
+        if worth.is_empty() && effort == Effort::Pressed {
+            self.ballast.give_up();
+            worth = self.segments_to_empty(effort, self.room_for_copies()?);
+        }
+        let mut pace = Pace::new(self, effort);
+        let emptied = worth
             .into_iter()
-            .try_for_each(|segment| self.empty_segment(segment));
+            .try_for_each(|segment| self.empty_segment(segment, &mut pace));
         // Also if that failed: on a full disk there is no room for copies, and deleting is what makes room. The flush also
         // makes the deaths durable that records since the last flush brought.
         self.flush()?;
         let freed = self.delete_dead_segments()?;
+        if freed > 0 {
+            return Ok(freed);
+        }
         emptied.map(|()| freed)
     }
 
-    fn segments_to_empty(&self) -> Vec<SegmentId> {
+    /// The segment that is appended to is not collected. One that should be is not appended to any more.
+    pub(super) fn seal_if_worth_emptying(&self, effort: Effort) -> Result<(), FsError> {
+        let Some(active) = self.store.segments.active_id() else {
+            return Ok(());
+        };
+        // No chunk is on its way into it, whose record would make it alive.
+        let _no_chunk_without_record = self.appending.write();
+        let segment = self.core.read().totals.segments.get(&active).copied();
+        if segment.is_some_and(|segment| is_worth_emptying(&segment, effort)) {
+            self.store.segments.seal(active)?;
+        }
+        Ok(())
+    }
+
+    /// Those that cost the least, as far as `room` bytes of copies go: one that is emptied in part wins nothing.
+    fn segments_to_empty(&self, effort: Effort, room: u64) -> Vec<SegmentId> {
         let active = self.store.segments.active_id();
         let core = self.core.read();
         let mut worth: Vec<(u64, SegmentId)> = core
@@ -67,29 +396,39 @@ impl Inner {
             .segments
             .iter()
             .filter(|(id, _)| Some(**id) != active)
-            .filter(|(_, segment)| segment.live_bytes > 0)
-            .filter(|(_, segment)| is_worth_emptying(segment.end, segment.live_bytes))
+            .filter(|(_, segment)| segment.live_bytes > 0 && is_worth_emptying(segment, effort))
             .map(|(id, segment)| (segment.live_bytes, *id))
             .collect();
         worth.sort_unstable();
         worth.truncate(SEGMENTS_A_ROUND);
-        worth.into_iter().map(|(_, id)| id).collect()
+        let mut copied = 0;
+        let fits = worth.into_iter().take_while(|(live, _)| {
+            // The first always, if there is room: it wins space.
+            let fits = copied == 0 || copied + live <= COPIED_BYTES_A_ROUND;
+            copied += live;
+            fits && copied <= room
+        });
+        fits.map(|(_, id)| id).collect()
     }
 
-    fn empty_segment(&self, segment: SegmentId) -> Result<(), FsError> {
+    fn empty_segment(&self, segment: SegmentId, pace: &mut Pace<'_>) -> Result<(), FsError> {
         let from = segment_index_key(segment, 0);
         let to = segment_index_key(SegmentId(segment.0 + 1), 0);
         for row in self.store.scan_local(LocalTable::SegmentIndex, &from, &to) {
             let (_, key) = row?;
             self.check_open()?;
-            self.move_chunk(segment, key_piece(&key)?)?;
+            let copied = self.move_chunk(segment, key_piece(&key)?)?;
+            if !pace.goes_on(copied) {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    fn move_chunk(&self, segment: SegmentId, id: PieceId) -> Result<(), FsError> {
+    /// Returns how many bytes were copied.
+    fn move_chunk(&self, segment: SegmentId, id: PieceId) -> Result<u64, FsError> {
         let Some(old) = self.chunk_in(segment, id)? else {
-            return Ok(()); // died since the scan
+            return Ok(0); // died since the scan
         };
         let bytes = match self.store.segments.read_chunk(&old, None) {
             Ok(bytes) => bytes,
@@ -100,7 +439,7 @@ impl Inner {
                     error,
                     "the collector left a chunk that cannot be read where it is"
                 );
-                return Ok(());
+                return Ok(0);
             }
             Err(error) => return Err(error),
         };
@@ -112,7 +451,7 @@ impl Inner {
         let mut core = self.core.write();
         self.check_open()?;
         if self.chunk_in(segment, id)?.as_ref() != Some(&old) {
-            return Ok(()); // died meanwhile; the copy is dead space
+            return Ok(new.stored_bytes()); // died meanwhile; the copy is dead space
         }
         let mut batch = WriteBatch::default();
         let at = segment_index_key(old.segment, old.offset);
@@ -125,7 +464,7 @@ impl Inner {
         let Core { totals, .. } = &mut *core;
         uses.merge_into(totals);
         self.metrics.collector_moved(new.stored_bytes());
-        Ok(())
+        Ok(new.stored_bytes())
     }
 
     fn chunk_in(&self, segment: SegmentId, id: PieceId) -> Result<Option<SegmentPlace>, FsError> {
@@ -165,9 +504,71 @@ impl Inner {
     }
 }
 
-fn is_worth_emptying(end: u64, live: u64) -> bool {
-    let stored = end.saturating_sub(SEGMENT_HEADER_BYTES);
-    live * 100 < stored * LIVE_SHARE_MAX_PERCENT
+fn dead_bytes(segment: &SegmentUse) -> u64 {
+    segment
+        .end
+        .saturating_sub(SEGMENT_HEADER_BYTES + segment.live_bytes)
+}
+
+fn is_worth_emptying(segment: &SegmentUse, effort: Effort) -> bool {
+    let stored = segment.end.saturating_sub(SEGMENT_HEADER_BYTES);
+    segment.live_bytes * 1000 < stored * effort.live_share_max()
+}
+
+fn is_overdue(totals: &Totals) -> bool {
+    let (dead, live) = totals.dead_and_live();
+    dead > live / 4 * 3 + DEAD_BYTES_EXCESS_MAX
+}
+
+/// Keeps a round to its rate, and ends it when it should not go on.
+struct Pace<'a> {
+    inner: &'a Inner,
+    effort: Effort,
+    started: Instant,
+    copied: u64,
+    /// The newest record when the round began.
+    head: Lsn,
+}
+
+impl<'a> Pace<'a> {
+    fn new(inner: &'a Inner, effort: Effort) -> Self {
+        Self {
+            inner,
+            effort,
+            started: Instant::now(),
+            copied: 0,
+            head: inner.marks.head(),
+        }
+    }
+
+    /// Call after `bytes` were copied: waits as long as the rate asks for. False: leave it at that.
+    fn goes_on(&mut self, bytes: u64) -> bool {
+        self.copied += bytes;
+        if !self.effort.is_bounded() {
+            return true;
+        }
+        let rate = self.inner.settings.collect_bytes_per_second.max(1);
+        let due = Duration::from_nanos(
+            u64::try_from(u128::from(self.copied) * 1_000_000_000 / u128::from(rate))
+                .unwrap_or(u64::MAX),
+        );
+        let due = self.started + due;
+        let mut collector = self.inner.collector.lock();
+        loop {
+            if collector.stop || collector.asked > Some(self.effort) {
+                return false; // the next round begins where this one ends
+            }
+            if Instant::now() >= due {
+                break;
+            }
+            let _ = self.inner.collector_asked.wait_until(&mut collector, due);
+        }
+        let goes_on = self.effort != Effort::Idle || self.inner.marks.head() == self.head;
+        if !goes_on {
+            collector.is_idle = false;
+        }
+        goes_on
+    }
 }
 
 #[cfg(test)]

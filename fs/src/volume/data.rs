@@ -12,14 +12,16 @@ use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
 use crate::store::Row;
 use crate::store::key::{
-    Extent, ExtentSource, FILE_BYTES_MAX, Inode, LocalTable, Place, SegmentPlace, Table,
-    extent_key, piece_key, row_body, stored_bytes,
+    Extent, ExtentSource, FILE_BYTES_MAX, LocalTable, Place, SegmentPlace, Table, extent_key,
+    piece_key, row_body, stored_bytes,
 };
 use crate::store::segment::{Segment, Segments};
 use crate::types::{Caller, FallocateMode, Ino, SeekTo};
 
 /// Longest write: what FUSE sends at most, so that a record names a bounded number of pieces.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+/// The largest attribute with its name, as it counts against the volume's size.
+const ATTRIBUTE_BYTES_MAX: u64 = 66 << 10;
 /// Extents that are looked at for holes before others may have the write lock: some milliseconds.
 const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
 /// Bytes that one copy_file_range copies before it answers.
@@ -115,8 +117,14 @@ impl Volume {
             return Ok(0);
         }
         self.inner.check_open()?;
-        self.inner.space.check(stored_bytes(data.len()))?;
-        self.inner.check_growth(ino, offset, end)?;
+        loop {
+            match self.inner.check_growth(ino, offset, end, kill_priv) {
+                Err(FsError::NoSpace) if self.inner.wait_for_reclaim() => {}
+                checked => break checked?,
+            }
+        }
+        self.inner.limit_dead();
+        self.inner.need_space(stored_bytes(data.len()))?;
         self.inner.limit_unsynced_chunks()?;
         self.inner.limit_unflushed()?;
         let _chunks_await_their_record = self.inner.appending.read();
@@ -394,19 +402,17 @@ impl Inner {
     /// One record of a write, whose part before `from` is still to be put; returns where the part that is put starts. The
     /// caller holds `appending`.
     fn put_some(&self, write: &mut PendingWrite, from: u64) -> Result<u64, FsError> {
-        self.transact_at_once(|txn, totals| {
+        self.transact_at_once(|txn, _| {
             let ino = write.ino;
             let now = clock::now();
             let mut inode = txn.inode(ino)?;
             check_file(&inode)?;
-            let before = inode.allocated_bytes();
             let (freed, reached) = match self.cut(txn, ino, write.offset, from)? {
                 Cut::All { freed } => (freed, write.offset),
                 Cut::Some { freed, from } => (freed, from),
             };
             inode.extent_bytes = inode.extent_bytes - freed + (from - reached);
             inode.size = inode.size.max(write.end);
-            self.check_quota(totals.applied.used_bytes, before, &inode)?;
             for pending in &mut write.pieces {
                 if let Some((start, part)) = pending.extent.within(pending.start, reached, from) {
                     txn.put_extent(ino, start, &part)?;
@@ -494,10 +500,18 @@ impl Inner {
     }
 
     /// Refuses a write that would not fit before its bytes are stored: no record would name them, and a program that tries
-    /// again and again would fill the disk. The record checks again, under the write lock.
-    fn check_growth(&self, ino: Ino, offset: u64, end: u64) -> Result<(), FsError> {
+    /// again and again would fill the disk. The record checks again, under the write lock, and exactly.
+    fn check_growth(
+        &self,
+        ino: Ino,
+        offset: u64,
+        end: u64,
+        kill_priv: bool,
+    ) -> Result<(), FsError> {
         let core = self.core.read();
-        let used = core.totals.applied.used_bytes;
+        // The attribute that the write may take away makes room.
+        let freed = if kill_priv { ATTRIBUTE_BYTES_MAX } else { 0 };
+        let used = core.totals.applied.used_bytes.saturating_sub(freed);
         let most = used.saturating_add(stored_bytes(index(end - offset)));
         if most <= self.size_bytes() {
             return Ok(()); // whatever of it is new
@@ -510,13 +524,8 @@ impl Inner {
             let (start, extent, _) = extent?;
             inode.extent_bytes -= (start + extent.len).min(end) - start.max(offset);
         }
-        self.check_quota(used, before, &inode)
-    }
-
-    /// Refuses growth past the volume's size; what stays within what a file has is always allowed.
-    fn check_quota(&self, used: u64, before: u64, inode: &Inode) -> Result<(), FsError> {
-        let after = inode.allocated_bytes();
-        if after > before && used - before + after > self.size_bytes() {
+        let growth = inode.allocated_bytes().saturating_sub(before);
+        if growth > 0 && used + growth > self.size_bytes() {
             return Err(FsError::NoSpace);
         }
         Ok(())
@@ -533,10 +542,9 @@ impl Inner {
     ) -> Result<(), FsError> {
         let mut end = to;
         while end > from {
-            end = self.transact(|txn, totals| {
+            end = self.transact(|txn, _| {
                 let mut inode = txn.inode(ino)?;
                 check_file(&inode)?;
-                let before = inode.allocated_bytes();
                 let (freed, reached) = match self.cut(txn, ino, from, end)? {
                     Cut::All { freed } => (freed, from),
                     Cut::Some { freed, from } => (freed, from),
@@ -545,7 +553,6 @@ impl Inner {
                 if let Some(source) = filler {
                     let len = end - reached;
                     inode.extent_bytes += len;
-                    self.check_quota(totals.applied.used_bytes, before, &inode)?;
                     txn.put_extent(ino, reached, &Extent { len, source })?;
                 }
                 txn.put_inode(ino, &inode)?;
@@ -558,8 +565,9 @@ impl Inner {
     /// Fills the holes of a range with reserved space.
     fn reserve_range(&self, ino: Ino, from: u64, to: u64) -> Result<(), FsError> {
         let mut at = from;
+        let mut has_waited = false;
         while at < to {
-            at = self.transact(|txn, totals| {
+            let reserved = self.transact(|txn, _| {
                 let mut inode = txn.inode(ino)?;
                 check_file(&inode)?;
                 let before = inode.allocated_bytes();
@@ -569,11 +577,20 @@ impl Inner {
                     txn.put_extent(ino, start, &Extent { len, source })?;
                     inode.extent_bytes += len;
                 }
-                self.check_quota(totals.applied.used_bytes, before, &inode)?;
-                self.space.check(inode.allocated_bytes() - before)?;
+                let growth = inode.allocated_bytes() - before;
+                self.space.check(growth, self.held_bytes())?;
                 txn.put_inode(ino, &inode)?;
                 Ok(reached)
-            })?;
+            });
+            at = match reserved {
+                // If it is the disk that has no room, the collector may make some: once.
+                Err(FsError::NoSpace) if !has_waited => {
+                    has_waited = true;
+                    self.need_space(to - at)?;
+                    at
+                }
+                reserved => reserved?,
+            };
         }
         Ok(())
     }
@@ -710,7 +727,7 @@ mod tests {
     #[test]
     fn writes_that_a_full_volume_refuses_leave_nothing_on_the_disk() {
         let mut fixture = Fixture::with(VolumeSettings {
-            size_bytes: 2 << 20,
+            size_bytes: (2 << 20) + 4096,
             ..settings()
         });
         let volume = fixture.open();

@@ -4,7 +4,9 @@ use super::txn::{FoundName, Txn, find_name};
 use super::{Inner, Volume, acl};
 use crate::clock;
 use crate::error::FsError;
-use crate::store::key::{Dentry, Inode, Table, dentry_key, ino_key, key_second, row_body};
+use crate::store::key::{
+    Dentry, EMPTY_FILE_BYTES, Inode, Table, dentry_key, ino_key, key_second, row_body,
+};
 use crate::types::{Attr, Caller, DirEntry, FileKind, Ino, RenameMode, Time};
 
 /// Bytes of the longest name.
@@ -142,7 +144,8 @@ impl Volume {
         target: Vec<u8>,
     ) -> Result<Attr, FsError> {
         check_new_name(name)?;
-        self.inner.space.check(NAME_SPACE_BYTES)?;
+        self.inner.need_space(NAME_SPACE_BYTES)?;
+        self.inner.wait_for_names(EMPTY_FILE_BYTES);
         self.inner.transact(|txn, _| {
             let now = clock::now();
             let mut dir = live_directory(txn, parent)?;
@@ -193,7 +196,8 @@ impl Volume {
     /// Gives an inode another name. Not for directories, not for an inode without a name.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         check_new_name(name)?;
-        self.inner.space.check(NAME_SPACE_BYTES)?;
+        self.inner.need_space(NAME_SPACE_BYTES)?;
+        self.inner.wait_for_names(EMPTY_FILE_BYTES);
         self.inner.transact(|txn, _| {
             let now = clock::now();
             let mut inode = txn.inode(ino)?;

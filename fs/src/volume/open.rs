@@ -16,7 +16,7 @@ use crate::error::FsError;
 use crate::log::Watermarks;
 use crate::metrics::Metrics;
 use crate::record::RecordKind;
-use crate::space::DiskSpace;
+use crate::space::{Ballast, DiskSpace, make_room_to_open};
 use crate::store::key::Inode;
 use crate::store::logfile::{LOG_FILE_BYTES_MIN, LogWriter};
 use crate::store::mark::Mark;
@@ -98,6 +98,7 @@ impl Volume {
     ) -> Result<Self, FsError> {
         let began = Instant::now();
         check_settings(settings)?;
+        make_room_to_open(dir);
         let store = Store::open(
             dir,
             identity,
@@ -138,6 +139,7 @@ impl Volume {
             let mut core = inner.core.write();
             inner.append(&mut core, RecordKind::EpochStart, Vec::new(), Vec::new())?;
         }
+        inner.begin_space()?;
         let threads = Inner::start_threads(&inner)?;
         Ok(Self {
             inner,
@@ -203,6 +205,7 @@ impl Inner {
         flushed: Lsn,
     ) -> Result<Self, FsError> {
         let (mark, durable) = Mark::open(store.dir())?;
+        let ballast = Ballast::new(store.dir(), settings.state_buffer_bytes)?;
         let marks = Watermarks::new(totals.applied.pos.lsn);
         marks.raise_durable(durable.min(totals.applied.pos.lsn));
         Ok(Self {
@@ -220,6 +223,7 @@ impl Inner {
                 unflushed_records: 0,
                 unflushed_chunk_bytes: 0,
                 flushed,
+                last_orphan: None,
             }),
             marks,
             durable_mark: Mutex::new(mark),
@@ -232,6 +236,14 @@ impl Inner {
             appending: RwLock::new(()),
             chores: Mutex::new(Chores::default()),
             chores_changed: Condvar::new(),
+            is_busy: AtomicBool::new(false),
+            is_pressed: AtomicBool::new(false),
+            no_spare: AtomicBool::new(false),
+            ballast,
+            collector: Mutex::default(),
+            collector_asked: Condvar::new(),
+            collector_done: Condvar::new(),
+            collector_overdue: AtomicBool::new(false),
         })
     }
 }

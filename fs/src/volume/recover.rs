@@ -148,6 +148,7 @@ pub(super) fn empty_totals() -> Totals {
         segments: HashMap::new(),
         segments_changed: HashSet::new(),
         dead_bytes_unseen: 0,
+        died_bytes: 0,
     }
 }
 

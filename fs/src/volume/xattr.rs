@@ -32,7 +32,7 @@ impl Volume {
         if value.len() > VALUE_BYTES_MAX {
             return Err(FsError::XattrTooBig);
         }
-        self.inner.space.check(value.len() as u64)?;
+        self.inner.need_space(value.len() as u64)?;
         self.inner.transact(|txn, _| {
             let mut inode = txn.inode(ino)?;
             let key = xattr_key(ino, name);

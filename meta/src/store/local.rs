@@ -50,12 +50,13 @@ const HISTORY_BYTES_MAX: u64 = 256 << 20;
 const QUEUE_MAX: usize = 256;
 /// Sessions at a time. A process needs one, perhaps one a volume.
 const SESSIONS_MAX: usize = 4096;
-/// Puts are refused when less is free, before RocksDB meets a full disk and stops: its log (16 MiB) and a flush of it.
-/// Deletions go on.
-const PUT_FREE_BYTES_MIN: u64 = 32 << 20;
+/// Puts are refused when less is free, before RocksDB meets a full disk and stops: a flush of [`MEMTABLE_BYTES`], and the records
+/// until then. Deletions go on. No more than that: a node whose disk is full has to begin an epoch of each volume before
+/// anything on it can be deleted, in what the volumes' ballast leaves it.
+const PUT_FREE_BYTES_MIN: u64 = 8 << 20;
 /// A store is not opened when less is free, for that flushes the log. Less than for a put, so that a store which refuses
 /// puts can still be opened and deletions make room.
-const OPEN_FREE_BYTES_MIN: u64 = 16 << 20;
+const OPEN_FREE_BYTES_MIN: u64 = 4 << 20;
 /// RocksDB's log is flushed and dropped when it has grown to this: what an open replays.
 const WAL_BYTES_MAX: u64 = 16 << 20;
 /// Changes collect in memory up to this size a column family.

@@ -28,7 +28,8 @@ use crate::size;
 const MAGIC: &str = "hafs data directory";
 /// Format of the layout above. One more whenever an older hafsd would misread it.
 const FORMAT: u32 = 1;
-/// Below that, hafsd does not start: the control store and the stores of volumes need room to write before they can free any.
+/// Below that, no new node begins: it could do nothing but fill the disk. An old one starts on a full disk too, since somebody
+/// may want to delete something: the stores of its volumes hold ballast for that.
 pub(crate) const FREE_BYTES_MIN: u64 = 32 << 20;
 /// Longest file `node` that is read; ours has some 80 bytes.
 const NODE_FILE_BYTES_MAX: u64 = 4096;
@@ -61,8 +62,10 @@ impl DataDir {
     /// Takes the directory for this process; an empty or missing one becomes a new node's.
     pub fn open(path: &Path) -> Result<Self, Refusal> {
         // Everything that can be refused is refused before the first write.
-        refuse_full(path)?;
         let found = inspect(path)?;
+        if !matches!(found, Inspected::Node(_)) {
+            refuse_full(path)?;
+        }
         refuse_unwritable(path)?;
         if found == Inspected::Missing {
             make_directory(path).map_err(|error| cannot("make", path, &error))?;
@@ -83,11 +86,21 @@ impl DataDir {
             fresh,
             _lock: lock,
         };
+        data.make_room();
         for directory in [data.volumes(), data.run()] {
             make_directory(&directory).map_err(|error| cannot("write to", path, &error))?;
         }
         sync_directory(path).map_err(|error| cannot("sync", path, &error))?;
         Ok(data)
+    }
+
+    /// On a full disk: has the stores of volumes give up what they hold for this moment, as many as it takes.
+    fn make_room(&self) {
+        // Without volumes there is nothing to give up.
+        let stores = fs::read_dir(self.volumes()).into_iter().flatten();
+        for store in stores.filter_map(Result::ok) {
+            hafs_fs::make_room_to_open(&store.path());
+        }
     }
 
     /// The directory itself.
@@ -278,8 +291,9 @@ fn lock(path: &Path) -> Result<File, Refusal> {
         .next("stop that one, or choose another --data-dir (and --socket)"));
     }
     let pid = format!("{}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.write_all(pid.as_bytes()))
+    // Over the old one: the block that it stands in may be the last.
+    file.write_all(pid.as_bytes())
+        .and_then(|()| file.set_len(pid.len() as u64))
         .map_err(|error| cannot("write to", path, &error))?;
     Ok(file)
 }
@@ -306,7 +320,7 @@ fn refuse_full(path: &Path) -> Result<(), Refusal> {
     Err(
         Refusal::new(format!("the disk under {} is full", path.display()))
             .why(format!(
-                "{} are free, hafsd needs {} to start; nothing was touched",
+                "{} are free, a new node needs {} to begin; nothing was touched",
                 size::display(disk.available_bytes),
                 size::display(FREE_BYTES_MIN)
             ))
