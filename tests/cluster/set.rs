@@ -183,7 +183,8 @@ fn a_volume_without_room_is_not_ok() {
     let scratch = Scratch::new();
     let daemon = Daemon::start(scratch.path());
     daemon
-        .ctl(&["volume", "create", "v", "--size", "32MiB"])
+        // 32 MiB of bytes, the root, two files and their names.
+        .ctl(&["volume", "create", "v", "--size", "33556992"])
         .ok();
     let mount = daemon.mount("v", &scratch.dir("mnt"));
     let told = |code: i32, words: &str, state: &str| {
