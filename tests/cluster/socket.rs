@@ -1,11 +1,12 @@
 //! The control socket against clients that do nothing, too much, or the wrong thing.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hafs_tests::{Daemon, Scratch};
+use hafs_tests::{Daemon, Launch, Scratch, requirement};
 use serde_json::Value;
 
 /// What a client may take; hafsd is far quicker, unless the machine is busy.
@@ -130,5 +131,45 @@ fn what_is_refused_is_refused_as_json() {
         Value::Array(Vec::new()),
         "nothing was made"
     );
+    daemon.stop();
+}
+
+#[test]
+fn a_client_that_hangs_up_ends_its_check() {
+    if !requirement::mounts_work("a check that nobody waits for") {
+        return;
+    }
+    let scratch = Scratch::new();
+    // A tenth of a second for each inode: nobody waits for the end of that.
+    let daemon = Launch::new(scratch.path())
+        .variable("FAILPOINTS", "check-progress=sleep(100)")
+        .start();
+    daemon.create_volume("v");
+    let mount = daemon.mount("v", &scratch.dir("mnt"));
+    for n in 0..2000 {
+        fs::write(mount.path().join(n.to_string()), "x").unwrap();
+    }
+    let mut client = connect(daemon.socket());
+    client
+        .write_all(b"POST /v1/volumes/v/check HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    let mut first = [0; 4096];
+    let read = client.read(&mut first).expect("it is under way");
+    let first = String::from_utf8_lossy(&first[..read]);
+    assert!(first.contains("\"progress\""), "{first}");
+    daemon
+        .ctl(&["volume", "check", "v"])
+        .refused(1, &["under way"]);
+    // As ^C of hafsctl does.
+    drop(client);
+    let began = Instant::now();
+    while !daemon
+        .log()
+        .contains("check stopped: nobody waits for it any more")
+    {
+        daemon.ctl(&["status"]).ok();
+        assert!(began.elapsed() < PATIENCE, "the check goes on");
+    }
+    mount.unmount();
     daemon.stop();
 }

@@ -441,6 +441,12 @@ pub enum CheckLine {
         inodes_done: u64,
         /// Inodes to see.
         inodes_total: u64,
+        /// Bytes read and verified.
+        #[serde(default)]
+        bytes_done: u64,
+        /// Of about how many.
+        #[serde(default)]
+        bytes_total: u64,
     },
     /// It ended.
     Report(CheckReport),
@@ -650,10 +656,12 @@ mod tests {
         let line = CheckLine::Progress {
             inodes_done: 1,
             inodes_total: 2,
+            bytes_done: 3,
+            bytes_total: 4,
         };
         assert_eq!(
             serde_json::to_string(&line).unwrap(),
-            r#"{"progress":{"inodes_done":1,"inodes_total":2}}"#
+            r#"{"progress":{"inodes_done":1,"inodes_total":2,"bytes_done":3,"bytes_total":4}}"#
         );
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
+use hafs_fs::CheckProgress;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -178,18 +180,25 @@ async fn check_volume(State(node): State<Arc<Node>>, name: NamePart) -> Result<R
     let (sender, mut receiver) = mpsc::channel(CHECK_LINES_MAX);
     tokio::task::spawn_blocking(move || {
         let mut told = Instant::now();
-        let mut progress = |inodes_done, inodes_total| {
-            if told.elapsed() < PROGRESS_PAUSE {
-                return;
+        let mut watch = |at: &CheckProgress| {
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!("check-progress", |_| ControlFlow::Continue(()));
+            if sender.is_closed() {
+                return ControlFlow::Break(());
             }
-            told = Instant::now();
-            // Full: the reader is slow, and the next progress says more.
-            let _ = sender.try_send(CheckLine::Progress {
-                inodes_done,
-                inodes_total,
-            });
+            if told.elapsed() >= PROGRESS_PAUSE {
+                told = Instant::now();
+                // Full: the reader is slow, and the next progress says more.
+                let _ = sender.try_send(CheckLine::Progress {
+                    inodes_done: at.inodes_done,
+                    inodes_total: at.inodes_total,
+                    bytes_done: at.bytes_done,
+                    bytes_total: at.bytes_total,
+                });
+            }
+            ControlFlow::Continue(())
         };
-        let line = match node.check_volume(&name, &mut progress) {
+        let line = match node.check_volume(&name, &mut watch) {
             Ok(report) => CheckLine::Report(report),
             Err(error) => CheckLine::Error(error),
         };

@@ -8,13 +8,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hafs_fs::{FsError, SharedCache, Volume, VolumeIdentity, VolumeSettings};
+use hafs_fs::{CheckProgress, FsError, SharedCache, Volume, VolumeIdentity, VolumeSettings};
 use hafs_meta::{MetaError, NewVolume, Profile, VolumeName, VolumeRecord, VolumeSpec};
 use hafs_protocol::{Epoch, Lineage, Member, StoreId, VolumeId};
 use jiff::Timestamp;
@@ -373,11 +374,11 @@ impl Node {
             .map_err(|error| meta_error(&error))
     }
 
-    /// Proves a volume's invariants. `progress(done, of)` counts inodes.
+    /// Proves a volume's invariants. `watch` is told how far it is, and ends it where nobody waits for it any more.
     pub fn check_volume(
         &self,
         name: &str,
-        progress: &mut dyn FnMut(u64, u64),
+        watch: &mut dyn FnMut(&CheckProgress) -> ControlFlow<()>,
     ) -> Result<CheckReport, ApiError> {
         let (volume, _checking) = Checking::begin(self, name)?;
         if volume.status().failed {
@@ -391,7 +392,14 @@ impl Node {
             )));
         }
         let started = Instant::now();
-        let report = volume.check(progress).map_err(|error| {
+        let report = volume.check_with(watch).map_err(|error| {
+            if matches!(error, FsError::Stopped) {
+                tracing::info!(volume = name, "check stopped: nobody waits for it any more");
+                return ApiError::new(
+                    ErrorCode::VolumeBusy,
+                    format!("the check of volume `{name}` was stopped"),
+                );
+            }
             tracing::error!(volume = name, error = chain(&error), "check failed");
             ApiError::new(
                 ErrorCode::Internal,

@@ -304,11 +304,20 @@ async fn check(client: &Client, form: Form, name: &str) -> Result<Exit, Refusal>
         CheckLine::Progress {
             inodes_done,
             inodes_total,
+            bytes_done,
+            bytes_total,
         } => {
+            let shown = format!(
+                "{inodes_done} of {inodes_total} inodes, {} of {}",
+                size::display(bytes_done),
+                size::display(bytes_total)
+            );
+            // Small files take their time too.
+            let worth = |inodes: u64, bytes: u64| (inodes << 12).saturating_add(bytes);
             progress.set(
-                inodes_done,
-                inodes_total,
-                format!("{inodes_done} of {inodes_total} inodes"),
+                worth(inodes_done, bytes_done),
+                worth(inodes_total, bytes_total),
+                shown,
             );
         }
         CheckLine::Report(report) => result = Some(Ok(report)),
