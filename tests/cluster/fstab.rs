@@ -92,7 +92,7 @@ fn a_line_in_fstab() {
          # The remark is for scripts that unmount network filesystems first.
          grep _netdev /run/mount/utab; findmnt -n -t fuse.hafs -o OPTIONS \"$dir\"
          umount \"$dir\"; {NOTHING_LEFT}
-         mount -T \"$fstab\" \"$dir\"; cat \"$dir/file\"; umount -a -t fuse.hafs; {NOTHING_LEFT}
+         mount -T \"$fstab\" \"$dir\"; cat \"$dir/file\"; umount \"$dir/\"; {NOTHING_LEFT}
          mount -T \"$fstab\" v; umount -R \"$dir\"; {NOTHING_LEFT}
          mount -T \"$fstab\" v; umount v; {NOTHING_LEFT}
          mount -T \"$fstab\" v; cd \"$dir/..\"; umount -l mnt; {NOTHING_LEFT}"

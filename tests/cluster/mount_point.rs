@@ -386,6 +386,26 @@ fn the_helper_works_in_the_namespace_that_mount_8_names() {
 }
 
 #[test]
+fn a_mount_that_came_from_another_namespace_is_lifted_as_well() {
+    if !requirement::mounts_work("mounts that propagate to hafsd's namespace") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let daemon = Daemon::start(scratch.path());
+    daemon.create_volume("v");
+    let watch = Mount::watch(&scratch.dir("mnt"));
+    let dir = watch.path();
+    let mount = hafs_tests::daemon::mount_command(daemon.socket(), "v", dir, "");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "unchanged", "--"]);
+    run(command.arg(mount.get_program()).args(mount.get_args())).ok();
+    assert_eq!(mounts_on(dir).len(), 2);
+    unmount(dir, UnmountFlags::empty()).unwrap();
+    wait_for_mounts(dir, LIFT_LIMIT, <[_]>::is_empty);
+    daemon.stop();
+}
+
+#[test]
 fn containers_write_nothing_beneath() {
     if !requirement::mounts_work("the guard in containers") {
         return;

@@ -3,7 +3,8 @@
 //! umount(8) calls our helper, which takes the guard away with the mount. Others (umount2(2), busybox) leave it; hafsd sees
 //! the end of the mount and lifts it. There must be no mount helper at work on the directory then: it would use the
 //! guard, and lose it, or worse, its mount. So a helper's conversation [`enter`](Directories::enter)s its directory, and
-//! [`lift`](Directories::lift) leaves an entered one alone.
+//! [`lift`](Directories::lift) leaves an entered one alone. A bind that a helper in another mount namespace has made is not
+//! known here; its guard stays until the next umount.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

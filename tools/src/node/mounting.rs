@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,10 +59,10 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Remembers where `ask` mounts or binds it.
-    fn note_directory(&mut self, ask: &Ask) {
-        if is_here(ask.namespace) && self.directories.len() < DIRECTORIES_MAX {
-            self.directories.insert(ask.directory.clone());
+    /// Remembers a directory of this mount namespace that the mount, or a bind of it, is on.
+    fn note_directory(&mut self, directory: &str) {
+        if self.directories.len() < DIRECTORIES_MAX {
+            self.directories.insert(directory.to_owned());
         }
     }
 
@@ -104,10 +105,9 @@ pub struct Reservation {
 }
 
 impl Node {
-    /// For as long as the helper that asks is at work: nothing else is done to its directory. `None` if that is in another
-    /// mount namespace.
-    pub fn enter_directory(&self, ask: &Ask) -> Option<Entered> {
-        is_here(ask.namespace).then(|| self.directories.enter(&ask.directory))
+    /// For as long as the helper that asks is at work: nothing else is done to its directory.
+    pub fn enter_directory(&self, ask: &Ask) -> Entered {
+        self.directories.enter(&ask.directory)
     }
 
     /// Waits until it is clear how `ask` is to be answered: the volume open, no other mount of it coming or going.
@@ -162,8 +162,11 @@ impl Node {
                     self.changed.wait_until(&mut state, patience);
                 }
                 Step::Bind(reserved) => {
-                    if let Mounting::Served(serving) = &mut slot.mounting {
-                        serving.note_directory(&ask);
+                    // Before it is bound: the mount may have ended by the time that its helper is heard of again.
+                    if let Mounting::Served(serving) = &mut slot.mounting
+                        && is_here(ask.namespace)
+                    {
+                        serving.note_directory(&ask.directory);
                     }
                     return Ok(reserved);
                 }
@@ -466,7 +469,9 @@ impl Reservation {
             directories: BTreeSet::new(),
             device: watch,
         };
-        serving.note_directory(&self.ask);
+        if is_mounted_on(connection, &self.ask.directory) {
+            serving.note_directory(&self.ask.directory);
+        }
         self.become_served(serving);
 
         let settings = MountSettings {
@@ -527,6 +532,15 @@ impl Drop for Reservation {
         drop(state);
         self.node.changed.notify_all();
     }
+}
+
+/// Whether a mount over this connection is on `directory` in the mount namespace of this process.
+fn is_mounted_on(connection: u32, directory: &str) -> bool {
+    mountinfo::mounts().is_ok_and(|mounts| {
+        mounts.iter().any(|entry| {
+            entry.device == (0, connection) && entry.mount_point == Path::new(directory)
+        })
+    })
 }
 
 /// Whether that is the mount namespace of this process.

@@ -74,7 +74,7 @@ fn converse(socket: OwnedFd, node: &Arc<Node>) -> Result<(), PassError> {
     let conversation = Conversation::new(socket, RESERVATION + MARGIN)?;
     let (ask, _): (Ask, _) = conversation.receive()?;
     let namespace = ask.namespace;
-    let _directory = node.enter_directory(&ask);
+    let _entered = node.enter_directory(&ask);
     tracing::debug!(
         volume = ask.volume,
         directory = ask.directory,
