@@ -116,7 +116,7 @@ fn judge(verdict: Verdict, file: &Path, end: End, how: Harm, what: &str) {
         // What is left of RocksDB's: true bytes or errors, which reading back has seen to.
     } else {
         assert!(
-            is("lock") || is("spare-"),
+            is("lock") || is("spare-") || is("ballast"),
             "a file of an unknown kind: {what}"
         );
         verdict.unhurt();

@@ -16,12 +16,15 @@ const ROUNDS: u64 = 10;
 const DISK_BYTES: u64 = 448 * MIB;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Writes files of 32 KiB to 4 MiB into `dir`, past the page cache, until there is no space; returns their bytes in all.
+/// Writes files of 32 KiB to 4 MiB into `dir`, past the page cache, until there is no space even for the smallest; returns
+/// their bytes in all.
 fn fill(dir: &Path, round: u64, numbers: &mut Numbers) -> u64 {
     let bytes = vec![1; 4 * MIB_LEN];
+    let mut lengths = 8;
     for n in 0.. {
         let path = dir.join(format!("{round}-{n}"));
-        let len = 32 << 10 << numbers.below(8);
+        let length = numbers.below(lengths);
+        let len = 32 << 10 << length;
         let mut options = OpenOptions::new();
         let options = options.write(true).create_new(true);
         let written = options
@@ -30,7 +33,9 @@ fn fill(dir: &Path, round: u64, numbers: &mut Numbers) -> u64 {
             .and_then(|mut file| file.write_all(&bytes[..len]));
         match written {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::StorageFull => break,
+            Err(error) if error.kind() == ErrorKind::StorageFull && length == 0 => break,
+            // Else what is counted would depend on which length happened to come last.
+            Err(error) if error.kind() == ErrorKind::StorageFull => lengths = length,
             Err(error) => panic!("{error}"),
         }
     }
