@@ -74,8 +74,24 @@ pub(crate) struct Step {
 /// Folds one record into the state.
 ///
 /// # Errors
-/// Nothing was changed if this fails; the volume takes no more records then.
+/// Nothing was changed if this fails.
 pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(), FsError> {
+    fold(store, totals, step)?.write(store, totals, step)
+}
+
+/// What a record makes of the state, worked out and not written yet.
+pub(crate) struct Folded {
+    batch: WriteBatch,
+    applied: Applied,
+    epochs: Option<Vec<EpochStart>>,
+    uses: SegmentDeltas,
+}
+
+/// Reads what applying a record takes.
+///
+/// # Errors
+/// Rows that it needs cannot be read.
+pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded, FsError> {
     assert_eq!(
         step.pos.lsn,
         totals.applied.pos.lsn.next(),
@@ -120,26 +136,46 @@ pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(
         APPLIED_KEY,
         applied.encode(),
     );
-    store.write(batch)?;
+    Ok(Folded {
+        batch,
+        applied,
+        epochs,
+        uses,
+    })
+}
 
-    totals.applied = applied;
-    if let Some(table) = epochs {
-        totals.epochs = table;
-    }
-    for change in step
-        .changes
-        .iter()
-        .filter(|change| change.table == Table::Orphan)
-    {
-        let ino = key_ino(&change.key)?;
-        if change.new.is_some() {
-            totals.orphans.insert(ino);
-        } else {
-            totals.orphans.remove(&ino);
+impl Folded {
+    /// Writes it, and brings the totals up to it.
+    ///
+    /// # Errors
+    /// Nothing was changed if the store does not take it.
+    pub(crate) fn write(
+        self,
+        store: &Store,
+        totals: &mut Totals,
+        step: &Step,
+    ) -> Result<(), FsError> {
+        let orphans = step
+            .changes
+            .iter()
+            .filter(|change| change.table == Table::Orphan)
+            .map(|change| Ok((key_ino(&change.key)?, change.new.is_some())))
+            .collect::<Result<Vec<_>, FsError>>()?;
+        store.write(self.batch)?;
+        totals.applied = self.applied;
+        if let Some(table) = self.epochs {
+            totals.epochs = table;
         }
+        for (ino, is_orphan) in orphans {
+            if is_orphan {
+                totals.orphans.insert(ino);
+            } else {
+                totals.orphans.remove(&ino);
+            }
+        }
+        self.uses.merge_into(totals);
+        Ok(())
     }
-    uses.merge_into(totals);
-    Ok(())
 }
 
 fn fold_row(
@@ -293,7 +329,15 @@ fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsErro
         if kept.contains(&id) {
             continue;
         }
-        if piece.whole || !is_used_elsewhere(store, id, &piece, &changed_keys)? {
+        let is_used = || {
+            is_used_elsewhere(store, id, &piece, &changed_keys).unwrap_or_else(|error| {
+                // At worst its space is not given back. Failing here would keep a volume from opening, over one bad block.
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(%id, error, "whether a piece is still used cannot be read");
+                true
+            })
+        };
+        if piece.whole || !is_used() {
             dead.push(id);
         }
     }

@@ -1,6 +1,6 @@
 //! Every decoder of bytes from a disk as a function of bytes, for fuzzers. Not part of what users get.
 //!
-//! `tests/fuzz` calls [`attack`] from libFuzzer; the tests at the end of this file run the same targets over the corpus
+//! `tests/fuzz` calls [`attack`] from libFuzzer; the tests in `fuzz/tests.rs` run the same targets over the corpus
 //! in `tests/fuzz/corpus` and over mutations of it, in every `make test`. A target panics if a decoder does, or if what
 //! was decoded is not written down again as the same bytes. That also bounds what a decoder may allocate: by the length of
 //! its input.
@@ -129,7 +129,7 @@ fn frame(bytes: &[u8]) {
         offset: 4096,
     };
     for bytes in [bytes.to_vec(), made_right(bytes)] {
-        let Some(whole) = WholeFrame::read(&bytes) else {
+        let Some(whole) = WholeFrame::read(STORE, &bytes) else {
             continue;
         };
         let (len, durable) = (whole.len, whole.durable);
@@ -139,7 +139,7 @@ fn frame(bytes: &[u8]) {
             continue;
         };
         let record = framed_record(&bytes).expect("it was decoded");
-        let again = encode_frame(record, &framed.chain, durable, &framed.places);
+        let again = encode_frame(STORE, record, &framed.chain, durable, &framed.places);
         // Nothing but the padding may differ.
         let used = FRAME_CHAIN.end + record.len() + framed.places.len() * PLACE_BYTES;
         assert!(again[FRAME_CRC.end..used] == bytes[FRAME_CRC.end..used]);
@@ -161,7 +161,8 @@ fn made_right(bytes: &[u8]) -> Vec<u8> {
         let right = chain(&CHAIN_BEFORE, &record[..chained_len]);
         bytes[FRAME_CHAIN].copy_from_slice(&right);
     }
-    let crc = crc32c::crc32c(&bytes[FRAME_CRC.end..]);
+    let of_store = crc32c::crc32c(STORE.as_bytes());
+    let crc = crc32c::crc32c_append(of_store, &bytes[FRAME_CRC.end..]);
     bytes[FRAME_CRC].copy_from_slice(&crc.to_le_bytes());
     bytes
 }

@@ -283,9 +283,9 @@ mod tests {
         assert_eq!(chained_len, encoded.chained_len);
     }
 
-    /// As in `store/key.rs`: the bytes of format 1.
+    /// As in `store/key.rs`: the bytes of format 2.
     #[test]
-    fn the_bytes_of_format_1_never_change() {
+    fn the_bytes_of_format_2_never_change() {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let encoded = record().encode();
         assert_eq!(
@@ -300,11 +300,17 @@ mod tests {
             segment: crate::store::key::SegmentId(6),
             offset: 4096,
         };
-        let frame =
-            crate::store::logfile::encode_frame(b"record", &[9; CHAIN_BYTES], Lsn(0x0b), &[place]);
+        let store = hafs_protocol::StoreId::from_bytes([2; 16]);
+        let frame = crate::store::logfile::encode_frame(
+            store,
+            b"record",
+            &[9; CHAIN_BYTES],
+            Lsn(0x0b),
+            &[place],
+        );
         assert_eq!(
             hex(&frame),
-            "684c4632400000009fb32a8e06000000010000000b00000000000000090909090909090909090909090909097265636f72640600000000000000001000000000"
+            "684c46324000000093203e7106000000010000000b00000000000000090909090909090909090909090909097265636f72640600000000000000001000000000"
         );
     }
 

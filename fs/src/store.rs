@@ -40,7 +40,7 @@ pub(crate) mod segment;
 pub(crate) mod syncfile;
 
 /// Format of a store's directory. One more with each change that an older binary cannot read.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 const TITLE: &str = "hafs volume store";
 
 /// Which store a directory holds. Checked when it is opened: a copied or moved store is refused, not served twice.
@@ -90,7 +90,12 @@ impl VolumeIdentity {
                     "format {other} is newer than this hafs knows (up to {FORMAT})"
                 ));
             }
-            _ => return Err(refused("unknown format")),
+            Some(other) => {
+                return Err(format!(
+                    "format {other} is older than this hafs reads ({FORMAT})"
+                ));
+            }
+            None => return Err(refused("unknown format")),
         }
         let covered = text.find("crc32c=").ok_or_else(|| refused("no checksum"))?;
         let crc = field("crc32c").and_then(|crc| u32::from_str_radix(crc, 16).ok());
@@ -261,7 +266,7 @@ impl Store {
         for path in &found.strangers {
             tracing::warn!(path = %path.display(), "a file that is no segment");
         }
-        let next_segment = found.ids.last().map_or(1, |last| last.0 + 1);
+        let next_segment = found.ids.last().map_or(1, |last| last.0.saturating_add(1));
         let db = open_state(&state_dir(dir), cache, state_buffer_bytes, is_new)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
@@ -485,6 +490,8 @@ fn lock(dir: &Path) -> Result<File, FsError> {
 const FLUSH_HEADROOM_BYTES: u64 = 1 << 20;
 /// Memtables are flushed by us long before they hold this many times the state buffer.
 const MEMTABLE_HEADROOM: u64 = 8;
+/// And never less than this, whatever the buffer.
+const MEMTABLE_BYTES_MIN: u64 = 512 << 20;
 /// Memory that an idle table takes: 9 tables a volume, 100 volumes a node.
 const ARENA_BLOCK_BYTES: usize = 64 * 1024;
 /// Descriptors that one volume's state may hold.
@@ -537,7 +544,10 @@ fn table_options(cache: &SharedCache, state_buffer_bytes: u64) -> Options {
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_arena_block_size(ARENA_BLOCK_BYTES);
-    let memtable = usize::try_from(state_buffer_bytes * MEMTABLE_HEADROOM).unwrap_or(usize::MAX);
+    // Memory is taken as rows come, so a bound that is far away costs nothing; and a log that was written with a bigger
+    // buffer than this one is still replayed without a flush of RocksDB's own.
+    let memtable = (state_buffer_bytes * MEMTABLE_HEADROOM).max(MEMTABLE_BYTES_MIN);
+    let memtable = usize::try_from(memtable).unwrap_or(usize::MAX);
     options.set_write_buffer_size(memtable);
     options.set_max_write_buffer_number(4);
     options
@@ -563,7 +573,8 @@ mod tests {
         assert_eq!(VolumeIdentity::read(dir.path()).unwrap(), identity());
         let text = String::from_utf8(identity().encode()).unwrap();
         for (from, to, why) in [
-            ("format=1", "format=2", "newer"),
+            ("format=2", "format=3", "newer"),
+            ("format=2", "format=1", "older"),
             ("volume=01", "volume=02", "checksum"),
             (TITLE, "somebody's notes", "not a hafs volume store"),
         ] {

@@ -24,7 +24,7 @@ use std::time::Instant;
 use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::apply::{Change, Step, Totals, apply, check_quota};
+use crate::apply::{Change, Step, Totals, check_quota, fold};
 use crate::check::{self, CheckProgress, CheckReport, Problem};
 use crate::error::FsError;
 use crate::log::{FsyncDone, Watermarks};
@@ -244,16 +244,30 @@ pub(crate) struct Inner {
 struct Core {
     log: LogWriter,
     totals: Totals,
-    /// Bytes of records appended since the state was last flushed.
-    unflushed_bytes: u64,
-    /// How many records those are.
-    unflushed_records: u64,
-    /// Bytes of chunks that those records name.
-    unflushed_chunk_bytes: u64,
+    unflushed: Unflushed,
     /// Everything up to here is in flushed state.
     flushed: Lsn,
     /// When the last name of an inode was last taken away.
     last_orphan: Option<Instant>,
+}
+
+/// What the log holds and RocksDB's state on the disk does not: what an open would replay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unflushed {
+    /// Bytes of records.
+    pub(crate) bytes: u64,
+    /// How many records those are.
+    pub(crate) records: u64,
+    /// Bytes of chunks that those records name.
+    pub(crate) chunk_bytes: u64,
+}
+
+impl Unflushed {
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.bytes += more.bytes;
+        self.records += more.records;
+        self.chunk_bytes += more.chunk_bytes;
+    }
 }
 
 /// What the background thread is asked for.
@@ -468,10 +482,9 @@ impl Inner {
 
     /// Something may have been lost: no more changes, no more successful fsyncs. Logged once. A full disk is no failure.
     fn fail(&self, error: &FsError) {
-        match error {
-            FsError::Failed => return, // whoever met the failure itself tells it, with the cause
-            FsError::NoSpace => return, // nothing is lost, and there will be room again
-            _ => {}
+        // Whoever met the failure itself tells it, with the cause. Without space nothing is lost, and there will be room again.
+        if matches!(error, FsError::Failed | FsError::NoSpace) {
+            return;
         }
         if !self.failed.swap(true, Ordering::AcqRel) {
             tracing::error!(
@@ -547,7 +560,13 @@ impl Inner {
             .iter()
             .filter_map(|piece| chunk_place(&piece.place))
             .collect();
-        let frame = encode_frame(&encoded.bytes, &chain, self.marks.durable(), &places);
+        let frame = encode_frame(
+            self.store.identity().store,
+            &encoded.bytes,
+            &chain,
+            self.marks.durable(),
+            &places,
+        );
         let chunk_bytes: u64 = pieces
             .iter()
             .map(|piece| stored_chunk_bytes(&piece.place))
@@ -573,9 +592,12 @@ impl Inner {
             changes,
             pieces,
         };
+        // Whatever must be read for it is read first: a record that cannot be applied must not get into the log, where it
+        // would keep the volume from opening again.
+        let folded = fold(&self.store, &core.totals, &step)?;
         let before = (core.log.head(), *core.log.chain());
         let done = core.log.append(&frame, pos, chain).and_then(|()| {
-            match apply(&self.store, &mut core.totals, &step) {
+            match folded.write(&self.store, &mut core.totals, &step) {
                 // A full disk loses nothing: nobody has seen the record yet, and it goes.
                 Err(FsError::NoSpace) => {
                     core.log.take_back(frame.len(), before.0, before.1)?;
@@ -596,11 +618,13 @@ impl Inner {
             core.last_orphan = Some(Instant::now());
         }
         self.marks.set_head(pos.lsn);
-        core.unflushed_bytes += frame.len() as u64;
-        core.unflushed_records += 1;
-        core.unflushed_chunk_bytes += chunk_bytes;
+        core.unflushed.add(&Unflushed {
+            bytes: frame.len() as u64,
+            records: 1,
+            chunk_bytes,
+        });
         let unflushed_max = UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes;
-        if core.unflushed_bytes > unflushed_max {
+        if core.unflushed.bytes > unflushed_max {
             self.flush_overdue.store(true, Ordering::Release);
         }
         self.ask_for_chores(core);

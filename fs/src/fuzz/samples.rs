@@ -1,4 +1,4 @@
-//! What the decoders read in practice: the seeds that mutations start from, and a fixture of format 1.
+//! What the decoders read in practice: the seeds that mutations start from, and a fixture of format 2.
 
 use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 
@@ -124,7 +124,13 @@ pub(super) fn frames() -> Samples {
     let before = [9; 16];
     let framed = |record: &Record, places: &[ChunkPlace]| {
         let encoded = record.encode();
-        encode_frame(&encoded.bytes, &encoded.chain(&before), Lsn(70), places)
+        encode_frame(
+            STORE,
+            &encoded.bytes,
+            &encoded.chain(&before),
+            Lsn(70),
+            places,
+        )
     };
     vec![
         ("write", framed(&write_record(), &[place(1), place(2)])),

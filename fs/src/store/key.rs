@@ -70,7 +70,7 @@ pub(crate) enum LocalTable {
     SegmentIndex,
     /// `segment` → [`SegmentUse`].
     Segment,
-    /// Single rows: [`APPLIED_KEY`], [`EPOCHS_KEY`].
+    /// Single rows: [`APPLIED_KEY`], [`EPOCHS_KEY`], [`SEGMENTS_AT_KEY`].
     Local,
 }
 
@@ -91,6 +91,9 @@ impl LocalTable {
 pub(crate) const APPLIED_KEY: &[u8] = b"applied";
 /// Row of [`LocalTable::Local`] with the epochs that this log has seen.
 pub(crate) const EPOCHS_KEY: &[u8] = b"epochs";
+/// The lsn at which the rows of [`LocalTable::Segment`] were right, 8 bytes; not there if a chunk has moved since. State that
+/// says another lsn was flushed by RocksDB itself, and the rows are made anew from those of the pieces.
+pub(crate) const SEGMENTS_AT_KEY: &[u8] = b"segments-at";
 
 /// Row of [`LocalTable::Local`] with what was lost of the log and given up.
 pub(crate) const LOSSES_KEY: &[u8] = b"losses";
@@ -891,9 +894,9 @@ mod tests {
         assert!(row_body(&[VERSION, 0]).is_err());
     }
 
-    /// Format 1 as bytes. If this fails, disks in the field cannot be read any more: a new format needs a new version byte.
+    /// Format 2 as bytes. If this fails, disks in the field cannot be read any more: a new format needs a new version byte.
     #[test]
-    fn the_bytes_of_format_1_never_change() {
+    fn the_bytes_of_format_2_never_change() {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let (id, source) = piece();
         let place = chunk();

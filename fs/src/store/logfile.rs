@@ -68,7 +68,11 @@ pub(crate) struct Framed {
 
 /// A frame's bytes for an encoded record whose chain is `chain`. `durable` is the newest record that is known to be on the
 /// disk: should a frame before this one be lost, this one says whether that one had been synced.
+///
+/// The checksum begins with the store's id: what users write lies in records, and bytes that look like a frame of another
+/// store, or of none, must not speak for this one.
 pub(crate) fn encode_frame(
+    store: StoreId,
     record: &[u8],
     chain: &Chain,
     durable: Lsn,
@@ -91,9 +95,13 @@ pub(crate) fn encode_frame(
         out.extend_from_slice(&place.offset.to_le_bytes());
     }
     out.resize(len, 0);
-    let crc = crc32c::crc32c(&out[FRAME_CRC_COVERS_FROM..]);
+    let crc = frame_crc(store, &out[FRAME_CRC_COVERS_FROM..]);
     out[FRAME_CRC_AT..FRAME_CRC_COVERS_FROM].copy_from_slice(&crc.to_le_bytes());
     out
+}
+
+fn frame_crc(store: StoreId, covered: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(store.as_bytes()), covered)
 }
 
 fn len32(len: usize) -> u32 {
@@ -125,12 +133,12 @@ pub(super) fn frame_len(bytes: &[u8]) -> Option<usize> {
 }
 
 impl<'a> WholeFrame<'a> {
-    /// Reads the frame at the start of `bytes`, if it is whole.
-    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
+    /// Reads the frame at the start of `bytes`, if it is whole and of this store.
+    pub(crate) fn read(store: StoreId, bytes: &'a [u8]) -> Option<Self> {
         let bytes = bytes.get(..frame_len(bytes)?)?;
         let crc = &bytes[FRAME_CRC_AT..FRAME_CRC_COVERS_FROM];
         let covered = &bytes[FRAME_CRC_COVERS_FROM..];
-        if crc32c::crc32c(covered).to_le_bytes() != crc {
+        if frame_crc(store, covered).to_le_bytes() != crc {
             return None;
         }
         let mut reader = Reader::new(covered, "frame");

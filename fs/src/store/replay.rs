@@ -68,6 +68,7 @@ struct Walk {
     /// Time of the newest change that counts.
     newest_change: Option<Time>,
     syncer: Arc<Syncer>,
+    store: StoreId,
 }
 
 struct End {
@@ -236,6 +237,7 @@ impl LogReader {
             end: None,
             newest_change: None,
             syncer,
+            store: self.store,
         };
         let (before, rest) = self.files.split_at(start.unwrap_or(0));
         for (file, next) in before.iter().zip(self.files.iter().skip(1)) {
@@ -281,7 +283,7 @@ impl LogReader {
             let file = open(path)?;
             file.settle()?;
             let bytes = FileBytes::read(&file)?;
-            for frame in whole_frames(&bytes.bytes) {
+            for frame in whole_frames(self.store, &bytes.bytes) {
                 if let Some(lsn) = frame.lsn().filter(|lsn| *lsn > applied) {
                     survey.newest = survey.newest.max(lsn);
                     survey.synced = survey.synced.max(frame.durable);
@@ -292,6 +294,15 @@ impl LogReader {
     }
 
     fn finish(&self, walk: Walk) -> Result<LogWriter, FsError> {
+        // A file that is not appended to again keeps what lies behind the end: it must not be taken for the log's next part
+        // once the log has gone on elsewhere.
+        if walk.active.is_none()
+            && let Some(end) = &walk.end
+            && end.cause != Cause::NoRecord
+            && !walk.stale.contains(&end.path)
+        {
+            wipe_from(&end.path, end.offset)?;
+        }
         for path in &walk.stale {
             fs::remove_file(path).map_err(io_error("remove", path))?;
         }
@@ -374,7 +385,7 @@ impl Walk {
 
     fn frame_at(&self, bytes: &FileBytes, at: LogPlace) -> Result<Framed, Cause> {
         let rest = bytes.from(at.offset);
-        if let Some(frame) = WholeFrame::read(rest) {
+        if let Some(frame) = WholeFrame::read(self.store, rest) {
             let framed = frame.following(at, self.head.lsn, &self.chain);
             return framed.ok_or(Cause::NotNext);
         }
@@ -453,11 +464,11 @@ fn newest_change(framed: &Framed) -> Option<Time> {
 }
 
 /// All whole frames in a file, in whatever order.
-fn whole_frames(bytes: &[u8]) -> impl Iterator<Item = WholeFrame<'_>> {
+fn whole_frames(store: StoreId, bytes: &[u8]) -> impl Iterator<Item = WholeFrame<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
         while at < bytes.len() {
-            match WholeFrame::read(&bytes[at..]) {
+            match WholeFrame::read(store, &bytes[at..]) {
                 Some(frame) => {
                     at += frame.len;
                     return Some(frame);
@@ -585,7 +596,7 @@ mod tests {
         };
         let encoded = record.encode();
         let chain = encoded.chain(log.chain());
-        let frame = encode_frame(&encoded.bytes, &chain, Lsn(0), &[]);
+        let frame = encode_frame(STORE, &encoded.bytes, &chain, Lsn(0), &[]);
         log.make_room(frame.len()).unwrap();
         log.append(&frame, pos, chain).unwrap();
     }
@@ -619,5 +630,37 @@ mod tests {
         // Else, once the log has really come to that name, giving the old file back would take the new one away.
         append(&mut log);
         assert!(log.head() > head);
+    }
+
+    #[test]
+    fn bytes_that_look_like_a_frame_of_another_store_say_nothing() {
+        for store in [StoreId::from_bytes([7; 16]), STORE] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path().join("log");
+            let mut log = LogWriter::create(&dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
+            append(&mut log);
+            let record = Record {
+                pos: Pos {
+                    epoch: Epoch(1),
+                    lsn: Lsn(1 << 40),
+                },
+                kind: RecordKind::EpochStart,
+                mutations: Vec::new(),
+                pieces: Vec::new(),
+            };
+            let encoded = record.encode();
+            // As a user may write it into a file, and so into a record that lies behind the log's end in a recycled file.
+            let frame = encode_frame(store, &encoded.bytes, &[3; 16], Lsn(1 << 40), &[]);
+            let file = OpenOptions::new()
+                .write(true)
+                .open(dir.join(file_name(Lsn(1))))
+                .unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &frame, LOG_FILE_BYTES_MIN / 2)
+                .unwrap();
+            drop(log);
+            let reader = LogReader::open(&dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
+            let opened = reader.replay(&Applied::EMPTY, Lsn(0), &mut |_, _| Ok(true));
+            assert_eq!(opened.is_err(), store == STORE, "{opened:?}");
+        }
     }
 }

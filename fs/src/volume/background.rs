@@ -3,6 +3,7 @@
 //!
 //! Both sleep until they are asked: an idle volume costs nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -16,7 +17,7 @@ use super::collect::Effort;
 use super::{Chores, Core, Inner};
 use crate::error::FsError;
 use crate::store::Store;
-use crate::store::key::{LocalTable, segment_key};
+use crate::store::key::{LocalTable, SEGMENTS_AT_KEY, SegmentId, segment_key};
 
 /// Unsynced chunk bytes at which the housekeeper starts to push them out, so that no fsync finds much to do.
 const PUSH_BYTES: u64 = 4 << 20;
@@ -140,9 +141,9 @@ impl Inner {
         } else {
             self.settings.state_buffer_bytes
         };
-        let flush = core.unflushed_bytes > flush_bytes
-            || core.unflushed_records > UNFLUSHED_RECORDS
-            || core.unflushed_chunk_bytes > UNFLUSHED_CHUNK_BYTES;
+        let flush = core.unflushed.bytes > flush_bytes
+            || core.unflushed.records > UNFLUSHED_RECORDS
+            || core.unflushed.chunk_bytes > UNFLUSHED_CHUNK_BYTES;
         if pressed && core.log.is_short() {
             // No file to roll to. A flush gives one back, and deletions need it.
             self.flush_overdue.store(true, Ordering::Release);
@@ -214,9 +215,15 @@ impl Inner {
 
     fn keep_house(&self) {
         let mut last_head = self.marks.head();
+        let mut last_look = Instant::now();
         loop {
-            let Some(chores) = self.next_chores() else {
+            let chores = self.next_chores();
+            // Also between chores that come all the time.
+            if chores.is_none() || last_look.elapsed() >= PRESSED_LOOK {
                 self.look_at_disk();
+                last_look = Instant::now();
+            }
+            let Some(chores) = chores else {
                 let head = self.marks.head();
                 if head == last_head && self.is_busy.swap(false, Ordering::Relaxed) {
                     self.tidy_up();
@@ -288,7 +295,7 @@ impl Inner {
                 if disk.free > 2 * self.ballast.bytes() {
                     self.ballast.restore();
                 }
-                if self.core.read().unflushed_bytes > 0 {
+                if self.core.read().unflushed.bytes > 0 {
                     self.chores.lock().flush = true;
                 }
                 self.collector_may_try_again();
@@ -339,11 +346,13 @@ impl Inner {
 
     fn is_unflushed_too_long(&self) -> bool {
         let unflushed_max = UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes;
-        self.core.read().unflushed_bytes > unflushed_max
+        self.core.read().unflushed.bytes > unflushed_max
     }
 
     fn flush_alone(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
         self.check_failed()?;
+        // What was promised does not wait for room: closing on a full disk syncs, too.
+        self.sync_to(self.marks.head())?;
         let is_tight = self.make_room_to_flush()?;
         // Most of the syncing is done while others go on; the rest, under the lock, is little.
         for _ in 0..SYNC_TRIES {
@@ -352,23 +361,33 @@ impl Inner {
                 break;
             }
         }
-        let flushed = {
+        let (rows, unflushed, flushed) = {
             let mut core = self.core.write();
             self.sync_to(core.log.head().lsn)?;
-            self.write_segment_rows(&mut core)?;
-            self.store.start_flush()?;
-            if is_tight {
-                // If the disk fills up now, RocksDB flushes by itself once there is space, and what it has then is what we
-                // have just synced: nobody changes anything before that flush has ended.
-                Self::wait_for_flush(&self.store)?;
+            let rows = self.write_segment_rows(&mut core)?;
+            let started = self.store.start_flush().and_then(|()| {
+                if is_tight {
+                    // If the disk fills up now, RocksDB flushes by itself once there is space, and what it has then is what
+                    // we have just synced: nobody changes anything before that flush has ended.
+                    Self::wait_for_flush(&self.store)?;
+                }
+                Ok(())
+            });
+            if let Err(error) = started {
+                core.totals.segments_changed.extend(rows);
+                return Err(error);
             }
-            core.unflushed_bytes = 0;
-            core.unflushed_records = 0;
-            core.unflushed_chunk_bytes = 0;
+            let unflushed = std::mem::take(&mut core.unflushed);
             self.flush_overdue.store(false, Ordering::Release);
-            core.log.head().lsn
+            (rows, unflushed, core.log.head().lsn)
         };
-        Self::wait_for_flush(&self.store)?;
+        if let Err(error) = Self::wait_for_flush(&self.store) {
+            // None of it is on the disk, as far as we know: the next flush is for all of it.
+            let mut core = self.core.write();
+            core.totals.segments_changed.extend(rows);
+            core.unflushed.add(&unflushed);
+            return Err(error);
+        }
         let mut core = self.core.write();
         core.flushed = core.flushed.max(flushed);
         let needed = core.flushed;
@@ -437,8 +456,14 @@ impl Inner {
         Ok(())
     }
 
-    fn write_segment_rows(&self, core: &mut Core) -> Result<(), FsError> {
+    /// Brings the rows of the segments up to the present; returns which they were.
+    fn write_segment_rows(&self, core: &mut Core) -> Result<HashSet<SegmentId>, FsError> {
         let mut batch = WriteBatch::default();
+        batch.put_cf(
+            self.store.local_cf(LocalTable::Local),
+            SEGMENTS_AT_KEY,
+            core.totals.applied.pos.lsn.0.to_le_bytes(),
+        );
         let cf = self.store.local_cf(LocalTable::Segment);
         for id in &core.totals.segments_changed {
             match core.totals.segments.get(id) {
@@ -447,8 +472,7 @@ impl Inner {
             }
         }
         self.store.write(batch)?;
-        core.totals.segments_changed.clear();
-        Ok(())
+        Ok(std::mem::take(&mut core.totals.segments_changed))
     }
 }
 
@@ -470,7 +494,7 @@ mod tests {
             volume
                 .write(ino, n * 8192, &[1; 8192], false, false)
                 .unwrap();
-            let unflushed = volume.inner.core.read().unflushed_bytes;
+            let unflushed = volume.inner.core.read().unflushed.bytes;
             assert!(
                 unflushed <= 3 * settings().state_buffer_bytes,
                 "{unflushed}"
@@ -492,7 +516,7 @@ mod tests {
                 .unwrap();
         }
         let buffer = settings().state_buffer_bytes;
-        wait_until(|| volume.inner.core.read().unflushed_bytes < buffer);
+        wait_until(|| volume.inner.core.read().unflushed.bytes < buffer);
         drop(check_runs);
     }
 

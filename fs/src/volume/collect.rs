@@ -10,6 +10,7 @@
 //! Invariant: a segment is deleted only after a flush of state that names nothing in it. So neither recovery, which starts
 //! from flushed state, nor a record that recovery replays, ever misses it.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use super::{Core, Inner, Volume};
 use crate::apply::{SegmentDeltas, Totals, place_piece};
 use crate::error::FsError;
 use crate::store::key::{
-    LocalTable, Place, SegmentId, SegmentPlace, SegmentUse, key_piece, piece_key, segment_index_key,
+    LocalTable, Place, SEGMENTS_AT_KEY, SegmentId, SegmentPlace, SegmentUse, key_piece, piece_key,
+    segment_index_key,
 };
 use crate::store::segment::SEGMENT_HEADER_BYTES;
 
@@ -41,7 +43,7 @@ const DEAD_BYTES_EXCESS_MAX: u64 = 64 << 20;
 /// A write waits no longer than this for the collector to win space on a full disk.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Nor longer than this for a file that was deleted: the kernel may still hold it open, for as long as it likes.
-const RECLAIM_WAIT_MAX: Duration = Duration::from_secs(1);
+pub(super) const RECLAIM_WAIT_MAX: Duration = Duration::from_secs(1);
 const RECLAIM_POLL: Duration = Duration::from_millis(2);
 /// And no longer than this for it to catch up: then it goes on, since the disk still has room.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -103,6 +105,8 @@ pub(super) struct Collector {
     put_off: bool,
     /// A [`Effort::Pressed`] round that won nothing had seen this many bytes die. Until more do, another wins nothing.
     fruitless_at: Option<u64>,
+    /// Segments with a chunk that cannot be read: emptying them wins nothing, and must not keep others from their turn.
+    unreadable: HashSet<SegmentId>,
     stop: bool,
 }
 
@@ -170,12 +174,12 @@ impl Inner {
     }
 
     fn collector_failed(&self, error: &FsError) {
+        let is_expected = matches!(error, FsError::NoSpace | FsError::Failed);
         let error = error as &dyn std::error::Error;
-        match error.downcast_ref() {
-            Some(FsError::NoSpace | FsError::Failed) => {
-                tracing::debug!(error, "collector stopped early");
-            }
-            _ => tracing::warn!(error, "collector stopped early"),
+        if is_expected {
+            tracing::debug!(error, "collector stopped early");
+        } else {
+            tracing::warn!(error, "collector stopped early");
         }
     }
 
@@ -270,7 +274,8 @@ impl Inner {
                     .wait_until(&mut collector, deadline)
                     .timed_out()
                 {
-                    return Err(FsError::NoSpace);
+                    drop(collector);
+                    return self.space.check_now(bytes, self.held_bytes());
                 }
             }
             let put_off = collector.put_off;
@@ -300,11 +305,13 @@ impl Inner {
 
     /// Before a new name: waits until a full volume has what was just deleted back, if anything was.
     pub(super) fn wait_for_names(&self, bytes: u64) {
+        // Others may delete all the time without this volume getting any emptier.
+        let deadline = Instant::now() + RECLAIM_WAIT_MAX;
         let is_full = || {
             let used = self.core.read().totals.applied.used_bytes;
             used.saturating_add(bytes) > self.size_bytes()
         };
-        while is_full() && self.wait_for_reclaim() {}
+        while is_full() && Instant::now() < deadline && self.wait_for_reclaim() {}
     }
 
     /// Writers wait here while the collector is far behind. The caller holds no lock.
@@ -390,12 +397,13 @@ impl Inner {
     /// Those that cost the least, as far as `room` bytes of copies go: one that is emptied in part wins nothing.
     fn segments_to_empty(&self, effort: Effort, room: u64) -> Vec<SegmentId> {
         let active = self.store.segments.active_id();
+        let unreadable = self.collector.lock().unreadable.clone();
         let core = self.core.read();
         let mut worth: Vec<(u64, SegmentId)> = core
             .totals
             .segments
             .iter()
-            .filter(|(id, _)| Some(**id) != active)
+            .filter(|(id, _)| Some(**id) != active && !unreadable.contains(id))
             .filter(|(_, segment)| segment.live_bytes > 0 && is_worth_emptying(segment, effort))
             .map(|(id, segment)| (segment.live_bytes, *id))
             .collect();
@@ -434,6 +442,7 @@ impl Inner {
             Ok(bytes) => bytes,
             Err(error @ (FsError::Damaged { .. } | FsError::Unreadable { .. })) => {
                 // It stays, and its segment with it: another copy may mend it.
+                self.collector.lock().unreadable.insert(segment);
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(
                     error,
@@ -456,6 +465,7 @@ impl Inner {
         let mut batch = WriteBatch::default();
         let at = segment_index_key(old.segment, old.offset);
         batch.delete_cf(self.store.local_cf(LocalTable::SegmentIndex), at);
+        batch.delete_cf(self.store.local_cf(LocalTable::Local), SEGMENTS_AT_KEY);
         place_piece(&self.store, &mut batch, id, &Place::Segment(new.clone()));
         self.store.write(batch)?;
         let mut uses = SegmentDeltas::default();

@@ -3,8 +3,11 @@
 //! A write's bytes are cut at multiples of the chunk size. What is small travels inside the record; the rest is appended to
 //! a segment before the write lock is taken, so that several writers hash and copy side by side.
 
+use std::time::Instant;
+
 use super::attr::{check_file, clear_privileges};
 use super::background::UNSYNCED_CHUNK_BYTES_MAX;
+use super::collect::RECLAIM_WAIT_MAX;
 use super::txn::{NewPiece, Txn};
 use super::{Inner, Volume};
 use crate::clock;
@@ -117,9 +120,11 @@ impl Volume {
             return Ok(0);
         }
         self.inner.check_open()?;
+        let deadline = Instant::now() + RECLAIM_WAIT_MAX;
         loop {
             match self.inner.check_growth(ino, offset, end, kill_priv) {
-                Err(FsError::NoSpace) if self.inner.wait_for_reclaim() => {}
+                Err(FsError::NoSpace)
+                    if Instant::now() < deadline && self.inner.wait_for_reclaim() => {}
                 checked => break checked?,
             }
         }

@@ -9,7 +9,7 @@ use hafs_protocol::{Epoch, Lsn};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::recover::{Recovery, empty_totals};
-use super::{Chores, Core, Inner, Volume, VolumeSettings};
+use super::{Chores, Core, Inner, Unflushed, Volume, VolumeSettings};
 use crate::apply::Totals;
 use crate::clock;
 use crate::error::FsError;
@@ -51,7 +51,14 @@ impl Volume {
             settings.segment_bytes,
         )?;
         let log = LogWriter::create(&log_dir(dir), identity.store, settings.log_file_bytes)?;
-        let inner = Inner::new(store, settings, epoch, log, empty_totals(), Lsn(0))?;
+        let inner = Inner::new(
+            store,
+            settings,
+            epoch,
+            log,
+            empty_totals(),
+            (Lsn(0), Unflushed::default()),
+        )?;
         {
             let mut core = inner.core.write();
             inner.append(&mut core, RecordKind::EpochStart, Vec::new(), Vec::new())?;
@@ -116,7 +123,7 @@ impl Volume {
         let log = log.replay(&applied, durable, &mut |framed, synced| {
             recovery.replay(framed, synced)
         })?;
-        let (store, totals) = recovery.finish()?;
+        let (store, totals, unflushed) = recovery.finish()?;
         let replayed = totals.applied.pos.lsn.0 - flushed.0;
         if epoch <= totals.applied.pos.epoch {
             return Err(FsError::Refused(format!(
@@ -132,7 +139,7 @@ impl Volume {
             %epoch,
             "opened the volume"
         );
-        let mut inner = Inner::new(store, settings, epoch, log, totals, flushed)?;
+        let mut inner = Inner::new(store, settings, epoch, log, totals, (flushed, unflushed))?;
         inner.metrics = Arc::new(Metrics::new(began.elapsed(), replayed));
         let inner = Arc::new(inner);
         {
@@ -202,7 +209,7 @@ impl Inner {
         epoch: Epoch,
         log: LogWriter,
         totals: Totals,
-        flushed: Lsn,
+        (flushed, unflushed): (Lsn, Unflushed),
     ) -> Result<Self, FsError> {
         let (mark, durable) = Mark::open(store.dir())?;
         let ballast = Ballast::new(store.dir(), settings.state_buffer_bytes)?;
@@ -219,9 +226,7 @@ impl Inner {
             core: RwLock::new(Core {
                 log,
                 totals,
-                unflushed_bytes: 0,
-                unflushed_records: 0,
-                unflushed_chunk_bytes: 0,
+                unflushed,
                 flushed,
                 last_orphan: None,
             }),

@@ -17,11 +17,12 @@ use crate::error::FsError;
 use crate::record::Piece;
 use crate::store::Store;
 use crate::store::key::{
-    APPLIED_KEY, Applied, EPOCHS_KEY, LocalTable, Place, SegmentId, SegmentUse, Table,
-    decode_epochs, key_ino,
+    APPLIED_KEY, Applied, EPOCHS_KEY, LocalTable, Place, SEGMENTS_AT_KEY, SegmentId, SegmentUse,
+    Table, decode_epochs, key_ino,
 };
 use crate::store::logfile::{ChunkPlace, Framed};
 use crate::store::segment::{RecoveredChunk, SEGMENT_HEADER_BYTES, Segments};
+use crate::volume::Unflushed;
 
 /// End of every key range: above all keys.
 const KEY_END: [u8; 17] = [0xff; 17];
@@ -33,6 +34,8 @@ pub(super) struct Recovery {
     pub(super) totals: Totals,
     /// Segments that read as the disk holds them.
     settled: HashSet<SegmentId>,
+    /// What was replayed: no flush has it yet.
+    unflushed: Unflushed,
 }
 
 impl Recovery {
@@ -43,6 +46,7 @@ impl Recovery {
             store,
             totals,
             settled: HashSet::new(),
+            unflushed: Unflushed::default(),
         })
     }
 
@@ -88,7 +92,22 @@ impl Recovery {
             changes,
             pieces,
         };
+        let before = self.totals.applied.log_end;
+        let chunks = step.pieces.iter().filter_map(|(_, place)| match place {
+            Place::Segment(place) => Some(place.stored_bytes()),
+            Place::Inline(_) => None,
+        });
+        let replayed = Unflushed {
+            bytes: if before.file == framed.end.file {
+                framed.end.offset.saturating_sub(before.offset)
+            } else {
+                framed.end.offset
+            },
+            records: 1,
+            chunk_bytes: chunks.sum(),
+        };
         apply(&self.store, &mut self.totals, &step)?;
+        self.unflushed.add(&replayed);
         Ok(true)
     }
 
@@ -134,9 +153,9 @@ impl Recovery {
     }
 
     /// The state is at the end of the log: sees to the segments.
-    pub(super) fn finish(mut self) -> Result<(Store, Totals), FsError> {
+    pub(super) fn finish(mut self) -> Result<(Store, Totals, Unflushed), FsError> {
         adopt_segments(&self.store, &mut self.totals)?;
-        Ok((self.store, self.totals))
+        Ok((self.store, self.totals, self.unflushed))
     }
 }
 
@@ -167,6 +186,16 @@ fn load_totals(store: &Store) -> Result<Totals, FsError> {
     for row in store.scan(Table::Orphan, &[], &KEY_END) {
         totals.orphans.insert(key_ino(&row?.0)?);
     }
+    let rows_at = store.local(LocalTable::Local, SEGMENTS_AT_KEY)?;
+    if rows_at.as_deref() != Some(&totals.applied.pos.lsn.0.to_le_bytes()) {
+        tracing::warn!(
+            volume = %store.identity().volume,
+            lsn = %totals.applied.pos.lsn,
+            "the state was flushed by RocksDB itself; the books of the segments are made anew"
+        );
+        count_segments(store, &mut totals)?;
+        return Ok(totals);
+    }
     for row in store.scan_local(LocalTable::Segment, &[], &KEY_END) {
         let (key, raw) = row?;
         totals
@@ -174,6 +203,30 @@ fn load_totals(store: &Store) -> Result<Totals, FsError> {
             .insert(SegmentId(key_ino(&key)?.0), SegmentUse::decode(&raw)?);
     }
     Ok(totals)
+}
+
+/// What the segments hold, by the rows of the pieces. The rows of the segments are for a moment that is past: what was
+/// written since would be taken for dead by them.
+fn count_segments(store: &Store, totals: &mut Totals) -> Result<(), FsError> {
+    // Whatever has a row must get a new one, or none.
+    for row in store.scan_local(LocalTable::Segment, &[], &KEY_END) {
+        totals
+            .segments_changed
+            .insert(SegmentId(key_ino(&row?.0)?.0));
+    }
+    for row in store.scan_local(LocalTable::Piece, &[], &KEY_END) {
+        if let Place::Segment(place) = Place::decode(&row?.1)? {
+            let segment = totals.segments.entry(place.segment).or_insert(SegmentUse {
+                end: SEGMENT_HEADER_BYTES,
+                live_bytes: 0,
+            });
+            let end = u64::from(place.offset).saturating_add(place.stored_bytes());
+            segment.end = segment.end.max(end);
+            segment.live_bytes = segment.live_bytes.saturating_add(place.stored_bytes());
+            totals.segments_changed.insert(place.segment);
+        }
+    }
+    Ok(())
 }
 
 /// Segments that a predecessor left are sealed; those that no record names are deleted. What is damaged stops nothing: the

@@ -108,9 +108,10 @@ impl Volume {
                     recovery.replay(framed, synced)
                 })?;
             repair.kept_in = Some(kept_in);
-            let (store, totals) = recovery.finish()?;
+            let (store, totals, unflushed) = recovery.finish()?;
             let epoch = totals.applied.pos.epoch;
-            Inner::new(store, settings, epoch, log, totals, applied.pos.lsn)?.flush()?;
+            let before = (applied.pos.lsn, unflushed);
+            Inner::new(store, settings, epoch, log, totals, before)?.flush()?;
         } else if repair.mark.is_some() {
             Mark::lower(dir, applied.pos.lsn)?;
         }

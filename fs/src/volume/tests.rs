@@ -359,3 +359,92 @@ fn an_epoch_that_was_used_is_refused() {
     let again = Volume::open(&path, &identity(), &settings(), Epoch(fixture.epoch));
     assert!(matches!(again, Err(FsError::Refused(_))));
 }
+
+#[test]
+fn a_flush_that_rocksdb_makes_by_itself_loses_no_segment() {
+    let mut fixture = Fixture::new();
+    let volume = fixture.open();
+    let ino = file(&volume, b"a");
+    let bytes = |n: u64| vec![u8::try_from(n % 251).unwrap() + 1; 1 << 20];
+    volume.write(ino, 0, &bytes(0), false, false).unwrap();
+    volume.inner.flush().unwrap();
+    for n in 1..6 {
+        volume.write(ino, n << 20, &bytes(n), false, false).unwrap();
+    }
+    volume
+        .write(ino, 1 << 20, &bytes(100), false, false)
+        .unwrap();
+    volume.sync().unwrap();
+    // The state of this moment, with the segments' rows of the flush before.
+    volume.inner.store.start_flush().unwrap();
+    Inner::wait_for_flush(&volume.inner.store).unwrap();
+    volume.crash();
+
+    for _ in 0..2 {
+        let volume = fixture.open();
+        assert_clean(&volume);
+        volume.collect().unwrap();
+        for n in 0..6 {
+            let expected = bytes(if n == 1 { 100 } else { n });
+            assert!(
+                volume.read(ino, n << 20, 1 << 20).unwrap() == expected,
+                "{n}"
+            );
+        }
+        volume.crash();
+    }
+}
+
+#[test]
+fn what_was_replayed_counts_until_it_is_flushed() {
+    let mut fixture = Fixture::new();
+    let buffer = fixture.settings.state_buffer_bytes;
+    let mut volume = fixture.open();
+    let ino = file(&volume, b"a");
+    // Each life writes less than a buffer, and is killed.
+    for life in 0..6 {
+        volume.inner.stop_chores();
+        for n in 0..buffer / 2 / 8192 {
+            volume
+                .write(ino, n * 8192, &[life; 8192], false, false)
+                .unwrap();
+        }
+        let unflushed = volume.inner.core.read().unflushed.bytes;
+        assert!(unflushed <= 3 * buffer, "life {life}: {unflushed}");
+        volume.crash();
+        volume = fixture.open();
+    }
+    assert_clean(&volume);
+}
+
+#[test]
+fn a_full_volume_says_so_also_while_others_delete() {
+    let mut fixture = Fixture::with(VolumeSettings {
+        size_bytes: 1 << 20,
+        ..settings()
+    });
+    let volume = fixture.open();
+    for n in 0..100 {
+        file(&volume, format!("t{n}").as_bytes());
+    }
+    let ino = file(&volume, b"a");
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Nobody reclaims them: they stay orphans, and each makes the wait begin anew.
+            for n in 0..100 {
+                volume
+                    .unlink(Ino::ROOT, format!("t{n}").as_bytes())
+                    .unwrap();
+                std::thread::park_timeout(std::time::Duration::from_millis(100));
+                if ended.load(Ordering::Acquire) {
+                    return;
+                }
+            }
+            panic!("write(2) waits for as long as somebody deletes something");
+        });
+        let written = volume.write(ino, 0, &vec![1; 2 << 20], false, false);
+        ended.store(true, Ordering::Release);
+        assert!(matches!(written, Err(FsError::NoSpace)));
+    });
+}
