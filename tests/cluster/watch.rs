@@ -1,6 +1,6 @@
 //! `--watch` and progress: what a terminal, a pipe and a script see, and how it ends.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -94,11 +94,32 @@ fn a_terminal_is_painted_over_and_a_check_shows_how_far_it_is() {
         program("hafsctl").display(),
         daemon.socket().display()
     );
-    // `timeout` sends the interrupt that ^C sends.
-    let watch = format!("timeout --foreground -s INT 2 {hafsctl} volume list --watch=0.2");
-    let ran = run(Command::new("script").args(["-qec", &watch, "/dev/null"]));
-    assert!(ran.stdout.matches("\x1b[H").count() >= 2, "{ran}");
-    assert!(ran.stdout.contains("\x1b[J"), "{ran}");
+    let mut child = Command::new("timeout") // the bound: then the pipe ends
+        .args(["-s", "KILL", &LIMIT.as_secs().to_string()])
+        .args([
+            "script",
+            "-qec",
+            &format!("{hafsctl} volume list --watch=0.2"),
+            "/dev/null",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script starts");
+    let mut pipe = child.stdout.take().expect("piped");
+    let (mut seen, mut part) = (String::new(), [0; 4096]);
+    while seen.matches("\x1b[H").count() < 2 {
+        let len = pipe.read(&mut part).expect("a pipe");
+        assert!(len > 0, "painted less than twice within {LIMIT:?}: {seen}");
+        seen += &String::from_utf8_lossy(&part[..len]);
+    }
+    assert!(seen.contains("\x1b[J"), "{seen}");
+    // ^C, typed.
+    let mut keys = child.stdin.take().expect("piped");
+    keys.write_all(&[3]).expect("a pipe");
+    pipe.read_to_string(&mut seen).expect("a pipe");
+    let status = wait_within(&mut child, LIMIT).expect("it ends");
+    assert_eq!(code(status), 0, "{seen}");
     let check = format!("{hafsctl} volume check v");
     let ran = run(Command::new("script").args(["-qec", &check, "/dev/null"])).ok();
     assert!(ran.stdout.contains("clean"), "{ran}");

@@ -3,20 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+use hafs_tests::{Numbers, numbers};
+
 use crate::store::{End, Prepared, Verdict, files_of};
 
 /// Flips in all; `HAFS_DAMAGE_FLIPS` sets another number.
 const FLIPS: u64 = 1000;
 const PARTS: u64 = 4;
-
-/// SplitMix64: small, and the same everywhere, so that a seed replays.
-pub(crate) fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -40,7 +33,13 @@ fn flips(end: End, part: u64, fresh: bool) {
         Some(_) => 1,
         None => variable("HAFS_DAMAGE_FLIPS").unwrap_or(FLIPS) / PARTS,
     };
-    let first = seed.unwrap_or_else(|| if fresh { fresh_seed() } else { part << 32 });
+    let first = seed.unwrap_or_else(|| {
+        if fresh {
+            numbers::fresh() >> 1
+        } else {
+            part << 32
+        }
+    });
     let prepared = Prepared::new(end);
     let mut tally = Tally::default();
     for seed in first..first + count {
@@ -79,14 +78,14 @@ const fn name(end: End, fresh: bool) -> &'static str {
 
 /// Every file is hit as often as any other, whatever its length, and half of the flips hit where something is written.
 fn target(prepared: &Prepared, seed: u64) -> (PathBuf, u64, u8) {
-    let mut state = seed;
+    let mut numbers = Numbers::of(seed, &[0]);
     let mut files = files_of(&prepared.path());
     files.retain(|(_, len)| *len > 0);
-    let index = usize::try_from(next(&mut state) % files.len() as u64).unwrap();
+    let index = usize::try_from(numbers.below(files.len() as u64)).unwrap();
     let (file, len) = files.swap_remove(index);
-    let bit = u8::try_from(next(&mut state) % 8).unwrap();
-    let mut offset = next(&mut state) % len;
-    if next(&mut state).is_multiple_of(2) {
+    let bit = u8::try_from(numbers.below(8)).unwrap();
+    let mut offset = numbers.below(len);
+    if numbers.once_in(2) {
         let bytes = std::fs::read(prepared.path().join(&file)).unwrap();
         let used = bytes
             .iter()
@@ -120,16 +119,6 @@ fn judge(prepared: &Prepared, verdict: Verdict, flip: &str, tally: &mut Tally) {
             }
         }
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a seed that was never used is the point; it is printed"
-)]
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let mut state = u64::try_from(now.unwrap().as_nanos() & u128::from(u64::MAX)).unwrap();
-    next(&mut state) >> 1
 }
 
 #[test]

@@ -10,6 +10,7 @@ use hafs_fs::{
     VolumeSettings, XattrMode,
 };
 use hafs_protocol::{Epoch, Lineage, NodeId, StoreId, VolumeId};
+use hafs_tests::numbers;
 
 /// The epochs that a store was made in, and in which a damaged copy is opened.
 const MADE_IN: u32 = 2;
@@ -131,13 +132,7 @@ pub(crate) fn scratch() -> tempfile::TempDir {
 
 /// Bytes that tell where they belong, so that any mix-up shows.
 pub(crate) fn pattern(name: &str, len: usize) -> Vec<u8> {
-    let mut seed = u64::from(crc32c_of(name)) << 8;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        bytes.extend_from_slice(&crate::random::next(&mut seed).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    numbers::pattern(u64::from(crc32c_of(name)), len)
 }
 
 fn crc32c_of(name: &str) -> u32 {

@@ -1,15 +1,17 @@
 //! PostgreSQL with its cluster on a mount: data checksums, four clients, checkpoints and vacuums in between.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hafs_tests::namespace::private_mounts;
 use hafs_tests::numbers::seed;
 use hafs_tests::{Numbers, requirement, run};
 use rustix::process::Signal;
 
 use crate::ledger::{self, Clerk};
 use crate::rounds::{BLOWS, Blow, SEED, Site, write_until};
-use crate::server::{Server, as_user};
+use crate::server::{Server, USER, as_user};
 use crate::session::Session;
 
 const WRITERS: u64 = 4;
@@ -43,13 +45,32 @@ const SETTINGS: [&str; 10] = [
 
 /// The programs of Debian's newest PostgreSQL, if it is installed.
 fn programs() -> Option<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
     let versions = versions.filter_map(|entry| {
         let bin = entry.ok()?.path().join("bin");
         let version: u32 = bin.parent()?.file_name()?.to_str()?.parse().ok()?;
         bin.join("postgres").is_file().then_some((version, bin))
     });
     versions.max().map(|(_, bin)| bin)
+}
+
+/// A command that runs as [`USER`] where that number has a name, which initdb asks for: the machine need not know it.
+fn as_named_user(site: &Site, program: &Path) -> Command {
+    let mut users = fs::read_to_string("/etc/passwd").expect("there are users");
+    let number = USER.to_string();
+    if !users
+        .lines()
+        .any(|line| line.split(':').nth(2) == Some(&number))
+    {
+        users += &format!("hafs:x:{USER}:{USER}::/nonexistent:/bin/sh\n");
+    }
+    let passwd = site.run_dir().with_file_name("passwd");
+    fs::write(&passwd, users).expect("a file beside the sockets");
+    let plain = as_user(program);
+    let prepare = "chmod 644 \"$1\"; mount --bind \"$1\" /etc/passwd";
+    let mut command = private_mounts(prepare, &[passwd.as_os_str()], plain.get_program());
+    command.args(plain.get_args()).current_dir("/");
+    command
 }
 
 /// One cluster and how it is reached.
@@ -68,7 +89,7 @@ impl Cluster {
             data: site.dir().join("pg"),
             run_dir: site.run_dir(),
         };
-        let mut command = as_user(&cluster.programs.join("initdb"));
+        let mut command = as_named_user(site, &cluster.programs.join("initdb"));
         command.args(["--data-checksums", "--auth=trust", "--username=postgres"]);
         command.args(["--encoding=UTF8", "--no-locale", "--pgdata"]);
         run(command.arg(&cluster.data)).ok();

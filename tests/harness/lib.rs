@@ -9,6 +9,7 @@
 pub mod binaries;
 pub mod command;
 pub mod daemon;
+pub mod disk;
 pub mod lossy;
 pub mod mount;
 pub mod namespace;
@@ -19,6 +20,7 @@ pub mod tree;
 
 pub use command::{Ran, run};
 pub use daemon::{Daemon, Launch};
+pub use disk::Disk;
 pub use mount::Mount;
 pub use numbers::Numbers;
 pub use scratch::Scratch;

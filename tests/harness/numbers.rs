@@ -68,13 +68,17 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// A seed that nobody has used before.
+pub fn fresh() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1
+}
+
 /// The seed of this run: from the environment variable `name`, else a new one. Printed, so that a failure can be repeated.
 ///
 /// # Panics
 /// If the variable is no number.
 pub fn seed(name: &str) -> u64 {
     let given = std::env::var(name).ok();
-    let fresh = || u64::from_le_bytes(std::array::from_fn(|i| uuid::Uuid::new_v4().as_bytes()[i]));
     let seed = given.map_or_else(fresh, |seed| seed.parse().expect("a seed is a number"));
     eprintln!("{name}={seed}");
     seed

@@ -46,8 +46,8 @@ fn access_control_lists_are_those_of_ext4() {
     }
     let mounted = Mounted::new();
     let mut seen: Option<String> = None;
-    for place in on_hafs_and_ext4(&mounted) {
-        let said = run(Command::new("sh").args(["-c", SCRIPT]).current_dir(&place)).ok();
+    for place in on_hafs_and_ext4(&mounted).iter() {
+        let said = run(Command::new("sh").args(["-c", SCRIPT]).current_dir(place)).ok();
         assert!(said.stdout.contains("user:1000:rwx"), "{said}");
         let seen = seen.get_or_insert_with(|| said.stdout.clone());
         assert_eq!(*seen, said.stdout, "hafs, then {}", place.display());
@@ -62,14 +62,11 @@ fn plain_users_may_what_the_list_says() {
         return;
     }
     let mounted = Mounted::new();
-    for place in on_hafs_and_ext4(&mounted) {
+    for place in on_hafs_and_ext4(&mounted).iter() {
         let at = |name: &str| place.join(name);
         let script = "echo secret > file; chmod 600 file; setfacl -m u:1000:r,g:50:rw,m::rw file; \
                       mkdir -m 700 dir; setfacl -m u:1000:rwx,d:u:1000:rw,d:m::rwx dir; echo in > dir/inner";
-        run(Command::new("sh")
-            .args(["-euc", script])
-            .current_dir(&place))
-        .ok();
+        run(Command::new("sh").args(["-euc", script]).current_dir(place)).ok();
         let may = |uid, gid, groups: &[u32]| {
             as_user(uid, gid, groups, || {
                 let write = |path| File::options().write(true).open(path).is_ok();
@@ -101,14 +98,14 @@ fn plain_users_may_what_the_list_says() {
         // A changed list, a changed mask and a removed list count at once.
         run(Command::new("sh")
             .args(["-euc", "setfacl -m u:1000:- dir; chmod g-r file"])
-            .current_dir(&place))
+            .current_dir(place))
         .ok();
         assert_eq!(may(1000, 1000, &[]), [false; 5], "{place:?}");
         let masked = [false, true, false, false, false];
         assert_eq!(may(1001, 50, &[]), masked, "{place:?}");
         run(Command::new("setfacl")
             .args(["-b", "file"])
-            .current_dir(&place))
+            .current_dir(place))
         .ok();
         assert_eq!(may(1001, 50, &[]), [false; 5], "{place:?}");
     }
@@ -122,7 +119,7 @@ fn setgid_stays_only_for_members_of_the_group() {
         return;
     }
     let mounted = Mounted::new();
-    for place in on_hafs_and_ext4(&mounted) {
+    for place in on_hafs_and_ext4(&mounted).iter() {
         let after = |uid, gid, groups: &[u32]| {
             let path = place.join(format!("{uid}-{gid}-{groups:?}"));
             File::create_new(&path).unwrap();
@@ -153,7 +150,7 @@ fn what_is_no_list_is_refused() {
         return;
     }
     let mounted = Mounted::new();
-    for place in on_hafs_and_ext4(&mounted) {
+    for place in on_hafs_and_ext4(&mounted).iter() {
         let file = place.join("file");
         fs::write(&file, "x").unwrap();
         fs::create_dir(place.join("dir")).unwrap();

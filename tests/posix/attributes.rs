@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hafs_tests::mount::mounts_on;
 use hafs_tests::{Ran, requirement, run};
@@ -148,13 +150,10 @@ fn statfs_tells_size_and_use() {
     assert_eq!(fs::metadata(&path).unwrap().blocks() * 512, 10 << 20);
     fs::remove_file(&path).unwrap();
     // The file goes when the kernel has let go of it, soon after.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while is().f_bfree < empty.f_bfree {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "space does not come back"
-        );
-        std::thread::yield_now();
+        assert!(Instant::now() < deadline, "space does not come back");
+        thread::yield_now();
     }
     mounted.end();
 }
@@ -192,7 +191,17 @@ fn a_mount_turns_read_only_when_nobody_writes() {
     let remount = |flags| mount_remount(mounted.mount.path(), flags, "");
     assert_eq!(errno(remount(MountFlags::RDONLY)), Errno::BUSY);
     drop(writer);
-    remount(MountFlags::RDONLY).unwrap();
+    // So is a file without a name that is open, until it is closed.
+    let nameless = file(&mounted.mount.join("nameless"), b"x");
+    fs::remove_file(mounted.mount.join("nameless")).unwrap();
+    assert_eq!(errno(remount(MountFlags::RDONLY)), Errno::BUSY);
+    drop(nameless);
+    // The kernel lets go of it once hafsd has answered the close, soon after.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while remount(MountFlags::RDONLY) == Err(Errno::BUSY) {
+        assert!(Instant::now() < deadline, "the closed file keeps it busy");
+        thread::yield_now();
+    }
     let write = || OpenOptions::new().write(true).open(&path);
     assert_eq!(errno(write()), Errno::ROFS);
     assert_eq!(errno(fs::remove_file(&path)), Errno::ROFS);

@@ -66,12 +66,12 @@ fn handles_outlive_the_cache_and_not_the_file() {
         return;
     }
     let mounted = Mounted::new();
-    for place in on_hafs_and_ext4(&mounted) {
+    for place in on_hafs_and_ext4(&mounted).iter() {
         let at = |name: &str| place.join(name);
         fs::create_dir_all(at("one/two/three")).unwrap();
         fs::write(at("one/two/file"), "text").unwrap();
         fs::write(at("gone"), "x").unwrap();
-        let root = File::open(&place).unwrap();
+        let root = File::open(place).unwrap();
         let (file, dir) = (
             Handle::of(&at("one/two/file")),
             Handle::of(&at("one/two/three")),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -148,30 +148,5 @@ fn a_page_that_was_cut_off_is_sigbus() {
         .status()
         .unwrap();
     assert_eq!(child.signal(), Some(libc::SIGBUS), "{child:?}");
-    mounted.end();
-}
-
-#[test]
-fn a_running_program_is_not_written_to() {
-    if !requirement::mounts_work("ETXTBSY") {
-        return;
-    }
-    let mounted = Mounted::new();
-    let path = mounted.mount.join("program");
-    fs::copy("/bin/sleep", &path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut child = Command::new(&path).arg("1000").spawn().unwrap();
-    let write = || OpenOptions::new().write(true).open(&path).map(drop);
-    let refused = write().map_err(|error| error.raw_os_error());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(refused, Err(Some(libc::ETXTBSY)));
-    let open = OpenOptions::new().write(true).open(&path).unwrap();
-    let run = Command::new(&path).arg("0").spawn().map(drop);
-    assert_eq!(
-        run.map_err(|error| error.raw_os_error()),
-        Err(Some(libc::ETXTBSY))
-    );
-    drop(open);
     mounted.end();
 }

@@ -122,13 +122,13 @@ fn privileges_go_as_on_ext4() {
     }
     let mounted = Mounted::new();
     let mut seen: Vec<Vec<String>> = Vec::new();
-    for place in on_hafs_and_ext4(&mounted) {
+    for place in on_hafs_and_ext4(&mounted).iter() {
         fs::write(place.join("source"), [9; 100]).unwrap();
         let mut lines = Vec::new();
         for (name, op) in OPS {
             for mode in [0o6777, 0o6767, 0o4755, 0o2766] {
                 for uid in [1000, 0] {
-                    let left = after(&place, *op, mode, uid);
+                    let left = after(place, *op, mode, uid);
                     lines.push(format!("{name} of {mode:o} by {uid}: {left}"));
                 }
             }

@@ -60,10 +60,12 @@ fn nanoseconds_and_distant_years_are_kept() {
         (-2_000_000_000, 5),            // 1906
         (-62_000_000_000, 123_456_789), // the year 5
         (1_700_000_000, 123_456_789),
-        (1 << 31, 987_654_321),         // past 2038
-        (1 << 32, 1),                   // past 2106
-        (15_032_385_536, 1),            // past 2446, where ext4 ends
+        (1 << 31, 987_654_321), // past 2038
+        (1 << 32, 1),           // past 2106
+        (15_032_385_536, 1),    // past 2446, where ext4 ends
+        (17_179_869_184, 999_999_999),
         (253_402_300_799, 999_999_999), // the end of the year 9999
+        (i64::MAX - 2, 0),              // one second more has no fractions
     ];
     for (number, stamp) in stamps.into_iter().enumerate() {
         let (plain, dir) = (format!("file-{number}"), format!("dir-{number}"));

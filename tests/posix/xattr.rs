@@ -34,7 +34,7 @@ fn namespaces_are_those_of_linux() {
         return;
     }
     let mounted = Mounted::new();
-    for place in on_hafs_and_ext4(&mounted) {
+    for place in on_hafs_and_ext4(&mounted).iter() {
         let at = |name: &str| place.join(name);
         File::create(at("file")).unwrap();
         chown(at("file"), Some(1000), Some(1000)).unwrap();

@@ -35,8 +35,14 @@ fn ctl(socket: &Path, arguments: &[&str]) -> Ran {
     run(command.arg("--socket").arg(socket).args(arguments))
 }
 
-/// Creates and deletes volumes until hafsd is gone.
-fn ask(socket: &Path, ends: &AtomicBool, next: &mut u64, known: &mut BTreeMap<String, Known>) {
+/// Creates and deletes volumes until hafsd is gone; how many of these were answered.
+fn ask(
+    socket: &Path,
+    ends: &AtomicBool,
+    next: &mut u64,
+    known: &mut BTreeMap<String, Known>,
+) -> u64 {
+    let mut answered = 0;
     while !ends.load(Ordering::SeqCst) {
         let oldest = known.iter().find(|(_, is)| **is == Known::Created);
         let oldest = oldest.map(|(name, _)| name.clone());
@@ -57,8 +63,10 @@ fn ask(socket: &Path, ends: &AtomicBool, next: &mut u64, known: &mut BTreeMap<St
         // Refused: hafsd is not ready yet, or gone.
         if ran.code == 0 {
             known.insert(name, then);
+            answered += 1;
         }
     }
+    answered
 }
 
 /// What is there now, each checked.
@@ -95,6 +103,7 @@ fn what_was_answered_outlives_a_cut() {
     }
     let seed = crate::cuts::seed();
     let mut numbers = Numbers::new(seed);
+    let mut answered = 0;
     for trial in 0..crate::cuts::variable_cuts(1).div_ceil(4) {
         let scratch = Scratch::new();
         let (disk, data) = (scratch.dir("disk"), scratch.dir("data"));
@@ -111,7 +120,7 @@ fn what_was_answered_outlives_a_cut() {
             let ends = AtomicBool::new(false);
             let start = Instant::now();
             thread::scope(|scope| {
-                scope.spawn(|| ask(&socket, &ends, &mut next, &mut known));
+                let asking = scope.spawn(|| ask(&socket, &ends, &mut next, &mut known));
                 while lossy.requests() < requests && start.elapsed() < LIMIT {
                     thread::yield_now();
                 }
@@ -119,6 +128,7 @@ fn what_was_answered_outlives_a_cut() {
                 daemon.signal(Signal::KILL);
                 lossy.cut(Cut { mode, seed });
                 daemon.kill();
+                answered += asking.join().expect("asking does not panic");
             });
             assert!(start.elapsed() < LIMIT, "hafsd asks nothing of its disk");
             drop(lossy);
@@ -128,4 +138,5 @@ fn what_was_answered_outlives_a_cut() {
             drop(lossy);
         }
     }
+    assert!(answered > 0, "no cut came after an answer");
 }

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hafs_tests::{Daemon, Launch, Mount, Scratch, requirement};
+use hafs_tests::{Daemon, Disk, Launch, Mount, Scratch, requirement};
 
-use crate::disk::{Disk, Others};
+use crate::disk::Others;
 use crate::usage::allocated_file;
 use crate::{KIB, MIB, MIB_LEN, block_bytes, wait_until};
 

@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use hafs_tests::{Daemon, Mount, Scratch};
+use hafs_tests::{Daemon, Mount, Numbers, Scratch};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -65,28 +65,11 @@ fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) 
     }
 }
 
-/// Pseudorandom numbers (splitmix64): the same in each run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// The bytes of block `block` in its life number `version`: no two are alike.
 fn block_bytes(block: u64, version: u64, bytes: &mut [u8]) {
-    let mut numbers = Numbers(block << 32 | version);
+    let mut numbers = Numbers::of(block, &[version]);
     for word in bytes.chunks_mut(8) {
-        word.copy_from_slice(&numbers.next().to_le_bytes()[..word.len()]);
+        word.copy_from_slice(&numbers.draw().to_le_bytes()[..word.len()]);
     }
 }
 

@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hafs_tests::requirement;
+use hafs_tests::{Numbers, requirement};
 
 use crate::usage::Usage;
-use crate::{GIB, KIB, LOOK, MIB, Mounted, Numbers, block_bytes, verify};
+use crate::{GIB, KIB, LOOK, MIB, Mounted, block_bytes, verify};
 
 /// A file of 1 GiB never makes the store take more.
 const STORE_BYTES_MAX: u64 = 5 * GIB / 2;
@@ -107,7 +107,7 @@ fn a_database_of_1_gib_overwritten_in_16_kib_pages_takes_less_than_2_5_gib() {
         block_bytes(block, 0, &mut page);
         file.write_all_at(&page, block * PAGE).unwrap();
     }
-    let mut numbers = Numbers(1);
+    let mut numbers = Numbers::new(1);
     let gib = std::env::var(PAGES_VARIABLE).map_or(1, |gib| gib.parse().unwrap());
     for written in 0..gib * GIB / PAGE {
         let block = numbers.below(GIB / PAGE);

@@ -6,11 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hafs_tests::{Launch, Scratch, requirement};
+use hafs_tests::{Disk, Launch, Numbers, Scratch, requirement};
 
-use crate::disk::Disk;
 use crate::usage::allocated;
-use crate::{MIB, MIB_LEN, Mounted, Numbers, wait_until};
+use crate::{MIB, MIB_LEN, Mounted, wait_until};
 
 const ROUNDS: u64 = 10;
 const DISK_BYTES: u64 = 448 * MIB;
@@ -71,7 +70,7 @@ fn a_disk_that_is_filled_and_half_deleted_ten_times_takes_as_much_as_at_first() 
         .ok();
     let mount = daemon.mount("v", &scratch.dir("mnt"));
     let start = Instant::now();
-    let mut numbers = Numbers(2);
+    let mut numbers = Numbers::new(2);
     let mut fitted = Vec::new();
     for round in 1..=ROUNDS {
         fitted.push(fill(mount.path(), round, &mut numbers));

@@ -18,8 +18,6 @@ const SQLITE_COMMITS: u64 = 2_000;
 const REDIS_COMMANDS: u64 = 20_000;
 const PGBENCH_SECONDS: u64 = 15;
 const PGBENCH_SCALE: u64 = 10;
-/// Debian's servers refuse to run as root.
-const PLAIN_USER: u32 = 1000;
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 const fn rate(name: &'static str) -> Row {
@@ -86,13 +84,14 @@ fn sqlite(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
 fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let bin = postgres_bin()?;
     let dir = subject.fresh_dir("postgres")?;
-    chown(&dir, Some(PLAIN_USER), Some(PLAIN_USER))?;
+    let (uid, gid) = postgres_user()?;
+    chown(&dir, Some(uid), Some(gid))?;
     let socket = tempfile::Builder::new().prefix("pg").tempdir()?;
-    chown(socket.path(), Some(PLAIN_USER), Some(PLAIN_USER))?;
+    chown(socket.path(), Some(uid), Some(gid))?;
     let data = dir.join("data");
     let plain = |program: &str| {
         let mut command = Command::new(bin.join(program));
-        command.uid(PLAIN_USER).gid(PLAIN_USER).current_dir("/");
+        command.uid(uid).gid(gid).current_dir("/");
         command
     };
     run(plain("initdb")
@@ -257,6 +256,17 @@ fn wait_for(
         std::thread::park_timeout(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// The user that Debian's package makes for its server, which refuses to run as root or without a name.
+fn postgres_user() -> anyhow::Result<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd").context("no list of users")?;
+    let line = users
+        .lines()
+        .find_map(|line| line.strip_prefix("postgres:"));
+    let mut fields = line.context("no user postgres")?.split(':').skip(1);
+    let mut number = || fields.next().and_then(|field| field.parse().ok());
+    number().zip(number()).context("user postgres: no numbers")
 }
 
 /// Debian keeps the programs of each version apart.
