@@ -372,6 +372,14 @@ fn mount() {
         32,
         &["cannot mount on", "it is not a directory"],
     );
+    // Over its own data hafsd would wait for itself.
+    let run_dir = daemon.data_dir().join("run");
+    for own in [daemon.data_dir(), &run_dir, scratch.path(), Path::new("/")] {
+        run(&mut mount_command(daemon.socket(), "v", own, "")).refused(
+            32,
+            &["cannot mount on", "hafsd keeps its data in", "next: "],
+        );
+    }
     refused("v", &dir, "turbo", 1, &["unknown option `turbo`", "next: "]);
     refused("v", &dir, "ro,size=10G", 1, &["unknown option `size=10G`"]);
     refused("v", &dir, "context=system_u:object_r:x", 32, &["context="]);

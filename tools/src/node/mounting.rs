@@ -4,8 +4,9 @@
 //! [`hafs_fs::Mount`] takes a mount out again.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,6 +116,7 @@ impl Node {
         let deadline = Instant::now() + ANSWER_WAIT;
         let patience = Instant::now() + MISSING_WAIT;
         let name = ask.volume.as_str();
+        self.refuse_own_directory(&ask)?;
         let mut reopened = false;
         let mut state = self.state.lock();
         loop {
@@ -190,6 +192,23 @@ impl Node {
         let serving = state.volumes.get(&mount.volume);
         let serving = serving.and_then(|slot| slot.serving(mount));
         serving.is_none_or(Serving::is_disconnected)
+    }
+
+    /// Refuses a directory that this process's own data lies in or behind: hafsd would wait for itself. In other mount
+    /// namespaces the same path is another directory.
+    fn refuse_own_directory(&self, ask: &Ask) -> Result<(), ApiError> {
+        let is_own_namespace = fs::metadata("/proc/self/ns/mnt")
+            .is_ok_and(|namespace| namespace.ino() == ask.namespace);
+        let data = fs::canonicalize(self.data.path());
+        let data = data.as_deref().unwrap_or_else(|_| self.data.path());
+        let directory = Path::new(&ask.directory);
+        if !is_own_namespace || !(data.starts_with(directory) || directory.starts_with(data)) {
+            return Ok(());
+        }
+        let error = format!("cannot mount on {}", ask.directory);
+        Err(ApiError::new(ErrorCode::BadRequest, error)
+            .why(format!("hafsd keeps its data in {}", data.display()))
+            .next("mount on another directory"))
     }
 
     /// From now on others may bind the mount.
