@@ -15,7 +15,9 @@
 //! ours to call ([`Store::start_flush`]), memtables are too big to be flushed by themselves, and closing flushes nothing.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hafs_protocol::{Lineage, NodeId, StoreId, VolumeId};
 use rocksdb::{
@@ -162,11 +164,22 @@ impl std::fmt::Debug for SharedCache {
 pub(crate) struct Store {
     dir: PathBuf,
     identity: VolumeIdentity,
-    db: DB,
+    db: Arc<DB>,
     pub(crate) segments: Segments,
     write_options: WriteOptions,
-    /// Holds the lock while the store is open.
-    _lock: File,
+    /// Holds the lock while the store is open, and tells whether the directory is still the one that was opened.
+    lock: File,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.check_place() {
+            // Closing it, RocksDB would look for its manifest by path, and write a new one into the other directory.
+            std::mem::forget(Arc::clone(&self.db));
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "the state is not closed; start hafsd again");
+        }
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -273,11 +286,26 @@ impl Store {
         Ok(Self {
             dir: dir.to_owned(),
             identity: *identity,
-            db,
+            db: Arc::new(db),
             segments: Segments::new(&segments, identity.store, segment_bytes, next_segment),
             write_options,
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Refuses a directory that was replaced or removed since it was opened. Log and segments are written through descriptors,
+    /// RocksDB makes files by their paths: a flush would spread one state over two directories, and spoil both.
+    pub(crate) fn check_place(&self) -> Result<(), FsError> {
+        let path = lock_path(&self.dir);
+        let opened = self.lock.metadata().map_err(io_error("stat", &path))?;
+        let there = fs::metadata(&path);
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
+            return Ok(());
+        }
+        Err(FsError::Refused(format!(
+            "{}: another directory has taken its place since it was opened",
+            self.dir.display()
+        )))
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -466,9 +494,13 @@ impl Iterator for Rows<'_> {
     }
 }
 
+fn lock_path(dir: &Path) -> PathBuf {
+    dir.join("lock")
+}
+
 /// Takes the store's lock, or says who holds it.
 fn lock(dir: &Path) -> Result<File, FsError> {
-    let path = dir.join("lock");
+    let path = lock_path(dir);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -410,6 +410,16 @@ impl Volume {
         answered.recv().unwrap_or(Err(FsError::Failed))
     }
 
+    /// Sees that the volume's directory is still the one that was opened. If another has taken its place, the volume is failed
+    /// from here on: it is to be opened again.
+    ///
+    /// # Errors
+    /// [`FsError::Refused`], or [`FsError::Io`].
+    pub fn check_place(&self) -> Result<(), FsError> {
+        let checked = self.inner.store.check_place();
+        checked.inspect_err(|error| self.inner.fail(error))
+    }
+
     /// True if `ino` is unlinked and kept because the kernel may still hold it open.
     pub fn is_orphan(&self, ino: Ino) -> bool {
         self.inner.core.read().totals.orphans.contains(&ino)

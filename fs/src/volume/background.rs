@@ -351,6 +351,7 @@ impl Inner {
 
     fn flush_alone(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
         self.check_failed()?;
+        self.store.check_place()?;
         // What was promised does not wait for room: closing on a full disk syncs, too.
         self.sync_to(self.marks.head())?;
         let is_tight = self.make_room_to_flush()?;

@@ -448,3 +448,43 @@ fn a_full_volume_says_so_also_while_others_delete() {
         assert!(matches!(written, Err(FsError::NoSpace)));
     });
 }
+
+#[test]
+fn a_store_whose_directory_was_replaced_is_not_written_to() {
+    let mut fixture = Fixture::new();
+    let volume = fixture.open();
+    let ino = file(&volume, b"a");
+    volume.write(ino, 0, &[1; 300_000], false, false).unwrap();
+    volume.check_place().unwrap();
+    volume.close().unwrap();
+    drop(volume);
+    let path = fixture.dir.path().join("v");
+    let (copy, newer) = (path.with_file_name("copy"), path.with_file_name("newer"));
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&path, &copy])
+        .status();
+    assert!(copied.unwrap().success());
+
+    let volume = fixture.open();
+    volume.write(ino, 0, &[2; 300_000], false, false).unwrap();
+    volume.sync().unwrap();
+    std::fs::rename(&path, &newer).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    let list = || {
+        let files = std::fs::read_dir(path.join("state")).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = list();
+    assert!(matches!(volume.check_place(), Err(FsError::Refused(_))));
+    assert!(volume.close().is_err());
+    drop(volume);
+    assert_eq!(list(), before, "nothing was written beside the older state");
+
+    // Where it lies now: RocksDB holds the old path's lock for as long as this process lives.
+    let volume = Volume::open(&newer, &identity(), &settings(), Epoch(100)).unwrap();
+    assert_eq!(volume.read(ino, 0, 300_000).unwrap(), vec![2; 300_000]);
+    assert_clean(&volume);
+}

@@ -138,6 +138,10 @@ impl Node {
                         volume,
                         used: false,
                     };
+                    if let Err(error) = reservation.volume.check_place() {
+                        return Err(not_available(name, &chain(&error))
+                            .next("stop hafsd, put the directory in order, start hafsd"));
+                    }
                     if !reservation.volume.status().failed {
                         return Ok(Reserved::Mount(reservation));
                     }
