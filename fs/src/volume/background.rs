@@ -352,16 +352,15 @@ impl Inner {
     fn flush_alone(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
         self.check_failed()?;
         self.store.check_place()?;
-        // What was promised does not wait for room: closing on a full disk syncs, too.
-        self.sync_to(self.marks.head())?;
-        let is_tight = self.make_room_to_flush()?;
-        // Most of the syncing is done while others go on; the rest, under the lock, is little.
+        // Most of the syncing is done while others go on; the rest, under the lock, is little. It comes before the room: what
+        // was promised does not wait for that, and closing on a full disk syncs, too.
         for _ in 0..SYNC_TRIES {
             self.sync_to(self.marks.head())?;
             if self.store.segments.syncer().unsynced_bytes() < SYNC_UNDER_LOCK_BYTES {
                 break;
             }
         }
+        let is_tight = self.make_room_to_flush()?;
         let (rows, unflushed, flushed) = {
             let mut core = self.core.write();
             self.sync_to(core.log.head().lsn)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use hafs_tools::output::{self, Exit, Refusal};
 use serde::Serialize;
-use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Form, cannot_print};
 
@@ -77,6 +77,8 @@ pub(crate) async fn show(
         output::line(&first.text).map_err(cannot_print)?;
         return Ok(first.exit);
     };
+    // From here on, and not only while something waits for it: a ^C in the middle of an answer counts too.
+    let mut interrupt = signal(SignalKind::interrupt()).expect("a program may listen for SIGINT");
     let painted = form != Form::Json && std::io::stdout().is_terminal();
     let mut screen = Ok(first);
     loop {
@@ -94,7 +96,7 @@ pub(crate) async fn show(
         }
         // Before the next question too: it may take as long as --timeout says.
         screen = tokio::select! {
-            _ = ctrl_c() => return Ok(Exit::Ok),
+            _ = interrupt.recv() => return Ok(Exit::Ok),
             screen = async {
                 tokio::time::sleep(interval).await;
                 ask().await
