@@ -8,9 +8,8 @@
 //! What lies in segments and extents is in `check/pieces.rs`, the names of what is hurt in `check/paths.rs`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::iter::Peekable;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use hafs_protocol::{Lsn, PieceId};
 use rocksdb::{ColumnFamily, Direction, IteratorMode, Snapshot};
@@ -27,6 +26,11 @@ use crate::types::{FileKind, Ino};
 
 mod paths;
 mod pieces;
+mod problem;
+
+pub use problem::{Problem, ProblemKind};
+
+use problem::next;
 
 /// Problems that a report lists; the rest is counted.
 const PROBLEMS_MAX: usize = 1000;
@@ -34,63 +38,6 @@ const PROBLEMS_MAX: usize = 1000;
 const WINDOW_INODES: usize = 1 << 20;
 /// Names after which whoever waits is asked whether they still want it.
 const NAMES_A_STEP: u64 = 4096;
-
-/// What to do about a problem.
-mod next {
-    pub(super) const FILE: &str =
-        "restore the file from a backup, or write these bytes anew, or delete it";
-    pub(super) const STATE: &str =
-        "copy what can be read to a new volume, or restore a backup: the state cannot be mended";
-    pub(super) const MEND: &str = "unmount the volume and run `hafsctl volume repair`";
-    pub(super) const SEGMENT: &str = "put the file back if it was moved; else restore the files that are listed from a backup, or delete them";
-    pub(super) const STRANGER: &str = "move it elsewhere: it is not hafs's";
-    pub(super) const FAULT: &str =
-        "copy the files to a new volume, and report this: it is a fault of hafs, not of the disk";
-}
-
-/// Something in a volume that should not be so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The inode that it concerns, if one.
-    pub ino: Option<Ino>,
-    /// Which of its bytes are hit, if some.
-    pub bytes: Option<Range<u64>>,
-    /// One of its names, from the volume's root, if it is known.
-    pub path: Option<String>,
-    /// What is wrong, in words.
-    pub what: String,
-    /// What to do about it.
-    pub next: &'static str,
-}
-
-impl Problem {
-    /// A problem of the volume as a whole that only a fault in hafs can have made.
-    pub(crate) fn of_books(what: String) -> Self {
-        Self {
-            ino: None,
-            bytes: None,
-            path: None,
-            what,
-            next: next::FAULT,
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(ino) = self.ino {
-            write!(f, "inode {ino}")?;
-            if let Some(path) = &self.path {
-                write!(f, " ({path})")?;
-            }
-            f.write_str(": ")?;
-        }
-        if let Some(bytes) = &self.bytes {
-            write!(f, "bytes {}..{}: ", bytes.start, bytes.end)?;
-        }
-        write!(f, "{}; next: {}", self.what, self.next)
-    }
-}
 
 /// What a check saw.
 #[derive(Clone, Debug, Default)]
@@ -201,10 +148,10 @@ impl Findings<'_> {
     }
 
     /// Something that contradicts itself though every byte of it was read well.
-    fn fault(&mut self, ino: Option<Ino>, what: String) {
+    fn fault(&mut self, kind: ProblemKind, ino: Option<Ino>, what: String) {
         self.problem(Problem {
             ino,
-            ..Problem::of_books(what)
+            ..Problem::of_books(kind, what)
         });
     }
 
@@ -215,7 +162,7 @@ impl Findings<'_> {
         self.problem(Problem {
             ino,
             next: next::STATE,
-            ..Problem::of_books(what)
+            ..Problem::of_books(ProblemKind::LostRow, what)
         });
     }
 
@@ -388,7 +335,8 @@ fn count_links(
         if in_window(dentry.ino) {
             *links.names.entry(dentry.ino).or_default() += 1;
             if is_directory && links.named_in.insert(dentry.ino, parent).is_some() {
-                findings.fault(Some(dentry.ino), "a directory with two names".to_owned());
+                let what = "a directory with two names".to_owned();
+                findings.fault(ProblemKind::TwoNames, Some(dentry.ino), what);
             }
         }
     }
@@ -407,10 +355,11 @@ fn check_name(
     let first = cookie - cookie % NAME_COLLISIONS_MAX;
     if name_cookie(&dentry.name) != first {
         let what = format!("the name {name:?} stands at a wrong place");
-        findings.fault(Some(parent), what);
+        findings.fault(ProblemKind::MisplacedName, Some(parent), what);
     }
     if cookie != first && before != Some((parent, cookie - 1)) {
-        findings.fault(Some(parent), format!("a gap before the name {name:?}"));
+        let what = format!("a gap before the name {name:?}");
+        findings.fault(ProblemKind::NameGap, Some(parent), what);
     }
 }
 
@@ -475,7 +424,8 @@ fn check_inodes(
     }
     if !findings.is_partial {
         for ino in links.names.into_keys() {
-            findings.fault(Some(ino), "has a name but does not exist".to_owned());
+            let what = "has a name but does not exist".to_owned();
+            findings.fault(ProblemKind::NameOfNothing, Some(ino), what);
         }
     }
     Ok(())
@@ -503,7 +453,7 @@ fn skip_nobodys(
         };
         if !findings.is_partial {
             let what = format!("an entry in table {} but no inode", table.name());
-            findings.fault(Some(key_ino(&key)?), what);
+            findings.fault(ProblemKind::NobodysRow, Some(key_ino(&key)?), what);
         }
     }
     Ok(())
@@ -543,11 +493,11 @@ fn check_links(
     };
     if inode.nlink != expected {
         let what = format!("link count {} where names say {expected}", inode.nlink);
-        findings.fault(Some(ino), what);
+        findings.fault(ProblemKind::LinkCount, Some(ino), what);
     }
     if (inode.nlink == 0) != is_orphan {
         let what = "no names, but not on the orphan list, or both".to_owned();
-        findings.fault(Some(ino), what);
+        findings.fault(ProblemKind::Orphan, Some(ino), what);
     }
     if inode.kind == FileKind::Directory && !is_orphan {
         let home = if ino == Ino::ROOT {
@@ -557,7 +507,7 @@ fn check_links(
         };
         if home != Some(inode.parent) {
             let what = "its parent is not the directory that names it".to_owned();
-            findings.fault(Some(ino), what);
+            findings.fault(ProblemKind::Parent, Some(ino), what);
         }
     }
 }
@@ -575,91 +525,24 @@ fn check_totals(applied: &Applied, findings: &mut Findings<'_>) {
     }
     if findings.digest != applied.digest {
         let what = "the digest over all rows is not the one kept".to_owned();
-        findings.fault(None, what);
+        findings.fault(ProblemKind::Digest, None, what);
     }
     if findings.report.inodes != applied.inodes {
         let what = format!("{} inodes, {} kept", findings.report.inodes, applied.inodes);
-        findings.fault(None, what);
+        findings.fault(ProblemKind::InodeCount, None, what);
     }
     if findings.used_bytes != applied.used_bytes {
         let what = format!(
             "{} bytes in use, {} kept",
             findings.used_bytes, applied.used_bytes
         );
-        findings.fault(None, what);
+        findings.fault(ProblemKind::UsedBytes, None, what);
     }
     if findings.highest_ino >= applied.next_ino.0 {
         let what = "an inode number that was not given out yet is in use".to_owned();
-        findings.fault(None, what);
+        findings.fault(ProblemKind::InodeNumber, None, what);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Caller;
-    use crate::volume::tests::{Fixture, file};
-
-    #[test]
-    fn a_check_in_small_windows_sees_what_one_in_a_large_one_sees() {
-        let mut fixture = Fixture::new();
-        let volume = fixture.open();
-        let mut parent = Ino::ROOT;
-        for n in 0..10_u64 {
-            let ino = file(&volume, format!("f{n}").as_bytes());
-            volume.write(ino, n * 7, &[1; 9000], false, false).unwrap();
-            volume.link(ino, parent, b"other").unwrap();
-            let made = volume.mkdir(Caller::ROOT, parent, b"dir", 0o755);
-            parent = made.unwrap().ino;
-        }
-        let all = volume.check(&mut |_, _| {}).unwrap();
-        assert_eq!((all.problems.as_slice(), all.inodes), (&[][..], 21));
-        for window in [1, 2, 7] {
-            let checked = volume.check_in_windows(window).unwrap();
-            assert_eq!(checked.problems, vec![]);
-            assert_eq!(checked.digest, all.digest);
-            assert_eq!(checked.dentries, all.dentries);
-            assert_eq!(checked.bytes, all.bytes);
-        }
-    }
-
-    #[test]
-    fn a_check_is_stopped_by_who_does_not_want_it_any_more() {
-        let mut fixture = Fixture::new();
-        let volume = fixture.open();
-        for n in 0..10 {
-            let ino = file(&volume, format!("f{n}").as_bytes());
-            volume.write(ino, 0, &[1; 9000], false, false).unwrap();
-        }
-        let mut seen = CheckProgress::default();
-        let stopped = volume.check_with(&mut |at| {
-            seen = *at;
-            if at.bytes_done >= 20_000 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        assert!(matches!(stopped, Err(FsError::Stopped)));
-        assert_eq!((seen.inodes_total, seen.bytes_total), (11, 10 * 12_288));
-        assert!(
-            seen.bytes_done < 30_000 && seen.inodes_done < 11,
-            "{seen:?}"
-        );
-    }
-
-    #[test]
-    fn a_problem_says_where_and_what_to_do() {
-        let problem = Problem {
-            ino: Some(Ino(7)),
-            bytes: Some(0..4096),
-            path: Some("/a/b".to_owned()),
-            what: "gone".to_owned(),
-            next: next::FILE,
-        };
-        assert_eq!(
-            problem.to_string(),
-            format!("inode 7 (/a/b): bytes 0..4096: gone; next: {}", next::FILE)
-        );
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@ mod store;
 mod types;
 pub mod volume;
 
-pub use check::{CheckProgress, CheckReport, Problem};
+pub use check::{CheckProgress, CheckReport, Problem, ProblemKind};
 pub use error::{FsError, LogLoss};
 pub use log::FsyncDone;
 pub use mount::{Mount, MountEnd, MountSettings};

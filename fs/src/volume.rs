@@ -25,7 +25,7 @@ use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::apply::{Change, Step, Totals, check_quota, fold};
-use crate::check::{self, CheckProgress, CheckReport, Problem};
+use crate::check::{self, CheckProgress, CheckReport, Problem, ProblemKind};
 use crate::error::FsError;
 use crate::log::{FsyncDone, Watermarks};
 use crate::metrics::{Metrics, VolumeMetrics};
@@ -457,7 +457,8 @@ impl Volume {
                 .collect();
             if kept != live && report.problem_count == 0 {
                 let what = "the books of the segments' live bytes are wrong".to_owned();
-                report.problems.push(Problem::of_books(what));
+                let problem = Problem::of_books(ProblemKind::LiveBytes, what);
+                report.problems.push(problem);
                 report.problem_count += 1;
             }
         }

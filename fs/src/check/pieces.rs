@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use hafs_protocol::PieceId;
 
-use super::{Findings, Picture, Problem, TableRows, next, next_owner, with_causes};
+use super::{Findings, Picture, Problem, ProblemKind, TableRows, next, next_owner, with_causes};
 use crate::error::FsError;
 use crate::store::key::{
     Extent, ExtentSource, Inode, LocalTable, Place, Table, key_second, row_body,
@@ -50,7 +50,8 @@ pub(super) fn check_extents(
             continue;
         };
         if start < end {
-            findings.fault(Some(ino), format!("extents overlap at byte {start}"));
+            let what = format!("extents overlap at byte {start}");
+            findings.fault(ProblemKind::ExtentOverlap, Some(ino), what);
         }
         end = start.saturating_add(extent.len);
         sum = sum.saturating_add(extent.len);
@@ -64,10 +65,12 @@ pub(super) fn check_extents(
             continue;
         };
         if inode.is_some_and(|inode| end > inode.size) {
-            findings.fault(Some(ino), format!("bytes past the end, at {start}"));
+            let what = format!("bytes past the end, at {start}");
+            findings.fault(ProblemKind::BytesPastEnd, Some(ino), what);
         }
         let Some(piece_start) = start.checked_sub(u64::from(skip)) else {
-            findings.fault(Some(ino), format!("an extent at {start} before its piece"));
+            let what = format!("an extent at {start} before its piece");
+            findings.fault(ProblemKind::ExtentBeforePiece, Some(ino), what);
             continue;
         };
         let whole = PieceUse {
@@ -76,7 +79,8 @@ pub(super) fn check_extents(
             hash,
         };
         if *pieces.entry(id).or_insert(whole) != whole {
-            findings.fault(Some(ino), format!("extents disagree about piece {id}"));
+            let what = format!("extents disagree about piece {id}");
+            findings.fault(ProblemKind::PieceDisagreement, Some(ino), what);
         }
         for (id, piece) in pieces.extract_if(.., |_, piece| piece.end() <= start) {
             check_piece(picture, ino, id, &piece, findings)?;
@@ -85,7 +89,7 @@ pub(super) fn check_extents(
     if inode.is_some_and(|inode| inode.extent_bytes != sum) && !findings.is_partial {
         let says = inode.map_or(0, |inode| inode.extent_bytes);
         let what = format!("extents hold {sum} bytes, the inode says {says}");
-        findings.fault(Some(ino), what);
+        findings.fault(ProblemKind::ExtentBytes, Some(ino), what);
     }
     for (id, piece) in pieces {
         check_piece(picture, ino, id, &piece, findings)?;
@@ -106,17 +110,12 @@ fn check_piece(
         Err(error) => {
             let what = format!("where they lie cannot be read: {}", with_causes(&error));
             findings.is_partial = true;
-            hurt(ino, all, what, next::FILE, findings);
+            findings.hurt(ProblemKind::LostPlace, ino, all, what);
             return findings.step();
         }
         Ok(None) => {
-            hurt(
-                ino,
-                all,
-                format!("piece {id} is nowhere"),
-                next::FILE,
-                findings,
-            );
+            let what = format!("piece {id} is nowhere");
+            findings.hurt(ProblemKind::MissingPiece, ino, all, what);
             return findings.step();
         }
         Ok(Some(Place::Inline(bytes))) => bytes,
@@ -125,14 +124,14 @@ fn check_piece(
             *findings.live.entry(place.segment).or_default() += place.stored_bytes();
             if (place.ino, place.file_offset) != (ino, piece.start) {
                 let what = format!("chunk {id} is another file's");
-                hurt(ino, all.clone(), what, next::FAULT, findings);
+                findings.hurt(ProblemKind::ForeignChunk, ino, all.clone(), what);
             }
             match picture.store.segments.read_chunk(&place, Some(&piece.hash)) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     let (range, what) = reading_failed(&error, &all);
                     let what = format!("{what} (segment {})", place.segment.0);
-                    hurt(ino, range, what, next::FILE, findings);
+                    findings.hurt(ProblemKind::UnreadableBytes, ino, range, what);
                     return findings.step();
                 }
             }
@@ -142,7 +141,7 @@ fn check_piece(
     findings.report.bytes += bytes.len() as u64;
     if bytes.len() != piece.len as usize || blake3::hash(&bytes).as_bytes() != &piece.hash {
         let what = format!("piece {id} does not match its hash");
-        hurt(ino, all, what, next::FILE, findings);
+        findings.hurt(ProblemKind::WrongHash, ino, all, what);
     }
     findings.step()
 }
@@ -166,20 +165,21 @@ fn reading_failed(error: &FsError, all: &Range<u64>) -> (Range<u64>, String) {
     }
 }
 
-fn hurt(
-    ino: Ino,
-    bytes: Range<u64>,
-    what: String,
-    next: &'static str,
-    findings: &mut Findings<'_>,
-) {
-    findings.problem(Problem {
-        ino: Some(ino),
-        bytes: Some(bytes),
-        path: None,
-        what,
-        next,
-    });
+impl Findings<'_> {
+    /// Bytes of a file that are not what was written.
+    fn hurt(&mut self, kind: ProblemKind, ino: Ino, bytes: Range<u64>, what: String) {
+        let next = if kind == ProblemKind::ForeignChunk {
+            next::FAULT
+        } else {
+            next::FILE
+        };
+        self.problem(Problem {
+            ino: Some(ino),
+            bytes: Some(bytes),
+            next,
+            ..Problem::of_books(kind, what)
+        });
+    }
 }
 
 /// This copy's own books: a place for each piece that is used, no more; the segments' index says the same.
@@ -210,11 +210,11 @@ pub(super) fn check_places(picture: &Picture<'_>, findings: &mut Findings<'_>) {
     if places > findings.places {
         let unused = places - findings.places;
         let what = format!("{unused} pieces are kept that no extent names");
-        findings.fault(None, what);
+        findings.fault(ProblemKind::UnusedPieces, None, what);
     }
     if indexed != chunks {
         let what = format!("the segment index has {indexed} chunks, not {chunks}");
-        findings.fault(None, what);
+        findings.fault(ProblemKind::IndexCount, None, what);
     }
 }
 
@@ -237,13 +237,14 @@ pub(super) fn check_segments(
         };
         findings.problem(Problem {
             next,
-            ..Problem::of_books(format!("segment {}: {fault}", id.0))
+            ..Problem::of_books(ProblemKind::Segment, format!("segment {}: {fault}", id.0))
         });
     }
     for path in present.strangers {
+        let what = format!("{} is no segment", path.display());
         findings.problem(Problem {
             next: next::STRANGER,
-            ..Problem::of_books(format!("{} is no segment", path.display()))
+            ..Problem::of_books(ProblemKind::Stranger, what)
         });
     }
     Ok(())

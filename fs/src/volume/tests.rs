@@ -61,6 +61,19 @@ impl Volume {
         let watch = &mut |_: &_| ControlFlow::Continue(());
         Ok(check::check_in_windows(&self.inner.store, watch, inodes)?.0)
     }
+
+    /// A record of changes that no operation makes. Digest and sums follow, as from any record.
+    pub(crate) fn change_rows(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<(), FsError>) {
+        self.inner.transact(|txn, _| change(txn)).unwrap();
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn change_totals(&self, change: impl FnOnce(&mut Totals)) {
+        change(&mut self.inner.core.write().totals);
+    }
 }
 
 pub(crate) fn assert_clean(volume: &Volume) {
