@@ -134,9 +134,8 @@ struct Findings<'w> {
     highest_ino: u64,
     /// Live bytes of each segment, as the extents say.
     live: BTreeMap<SegmentId, u64>,
-    /// Places that extents name, and those of them that are in segments.
+    /// Places of pieces that extents name.
     places: u64,
-    chunks: u64,
 }
 
 impl Findings<'_> {
@@ -249,7 +248,6 @@ pub(crate) fn check_in_windows(
         highest_ino: 0,
         live: BTreeMap::new(),
         places: 0,
-        chunks: 0,
     };
     let mut from = Ino(0);
     loop {
@@ -284,11 +282,11 @@ fn window_end(
 /// What the names say of the inodes in a window.
 #[derive(Default)]
 struct Links {
-    /// Names that point to an inode.
-    names: HashMap<Ino, u32>,
+    /// Names that point to an inode, and what they take it for, if all for the same.
+    names: HashMap<Ino, (u32, Option<FileKind>)>,
     /// Directories, and the one that each is named in.
     named_in: HashMap<Ino, Ino>,
-    /// Directories in a directory.
+    /// What names lie in, and how many directories among them.
     subdirectories: HashMap<Ino, u32>,
 }
 
@@ -329,11 +327,14 @@ fn count_links(
             before = Some((parent, cookie));
         }
         let is_directory = dentry.kind == FileKind::Directory;
-        if is_directory && in_window(parent) {
-            *links.subdirectories.entry(parent).or_default() += 1;
+        if in_window(parent) {
+            *links.subdirectories.entry(parent).or_default() += u32::from(is_directory);
         }
         if in_window(dentry.ino) {
-            *links.names.entry(dentry.ino).or_default() += 1;
+            let first = (0, Some(dentry.kind));
+            let (names, kind) = links.names.entry(dentry.ino).or_insert(first);
+            *names += 1;
+            *kind = kind.filter(|kind| *kind == dentry.kind);
             if is_directory && links.named_in.insert(dentry.ino, parent).is_some() {
                 let what = "a directory with two names".to_owned();
                 findings.fault(ProblemKind::TwoNames, Some(dentry.ino), what);
@@ -427,6 +428,10 @@ fn check_inodes(
             let what = "has a name but does not exist".to_owned();
             findings.fault(ProblemKind::NameOfNothing, Some(ino), what);
         }
+        for ino in links.subdirectories.into_keys() {
+            let what = "names in a directory that does not exist".to_owned();
+            findings.fault(ProblemKind::NamesInNothing, Some(ino), what);
+        }
     }
     Ok(())
 }
@@ -480,15 +485,16 @@ fn check_links(
     links: &mut Links,
     findings: &mut Findings<'_>,
 ) {
-    let names = links.names.remove(&ino).unwrap_or(0);
-    let subdirectories = links.subdirectories.remove(&ino).unwrap_or(0);
+    let nameless = (0, Some(inode.kind));
+    let (names, named_kind) = links.names.remove(&ino).unwrap_or(nameless);
+    let names_inside = links.subdirectories.remove(&ino);
     let named_in = links.named_in.remove(&ino);
     if findings.is_partial {
         return; // names are missing
     }
     let expected = match inode.kind {
         FileKind::Directory if is_orphan => 0,
-        FileKind::Directory => 2 + subdirectories,
+        FileKind::Directory => 2 + names_inside.unwrap_or(0),
         _ => names,
     };
     if inode.nlink != expected {
@@ -498,6 +504,18 @@ fn check_links(
     if (inode.nlink == 0) != is_orphan {
         let what = "no names, but not on the orphan list, or both".to_owned();
         findings.fault(ProblemKind::Orphan, Some(ino), what);
+    }
+    if named_kind != Some(inode.kind) {
+        let what = format!("is a {:?}, and a name says otherwise", inode.kind);
+        findings.fault(ProblemKind::NameKind, Some(ino), what);
+    }
+    if names_inside.is_some() && (inode.kind != FileKind::Directory || is_orphan) {
+        let what = if inode.kind == FileKind::Directory {
+            "names in a directory that was removed"
+        } else {
+            "names in what is no directory"
+        };
+        findings.fault(ProblemKind::NamesInNothing, Some(ino), what.to_owned());
     }
     if inode.kind == FileKind::Directory && !is_orphan {
         let home = if ino == Ino::ROOT {

@@ -21,7 +21,7 @@ use crate::store::digest::Digest;
 use crate::store::key::{
     Applied, Chain, Dentry, Extent, Inode, LogPlace, Place, SegmentUse, decode_epochs,
     decode_losses, dentry_key, encode_epochs, encode_losses, extent_key, ino_key, key_ino,
-    key_piece, key_second, piece_key, row_body,
+    key_piece, key_second, key_segment_index, piece_key, row_body, segment_index_key,
 };
 use crate::store::logfile::{WholeFrame, decode_header, encode_frame, encode_header};
 use crate::store::mark;
@@ -232,6 +232,9 @@ fn key(bytes: &[u8]) {
         }
     }
     canonical(bytes, key_piece(bytes), |id| piece_key(*id).to_vec());
+    canonical(bytes, key_segment_index(bytes), |(segment, offset)| {
+        segment_index_key(*segment, *offset).to_vec()
+    });
 }
 
 fn inode(bytes: &[u8]) {

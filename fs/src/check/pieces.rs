@@ -8,7 +8,8 @@ use hafs_protocol::PieceId;
 use super::{Findings, Picture, Problem, ProblemKind, TableRows, next, next_owner, with_causes};
 use crate::error::FsError;
 use crate::store::key::{
-    Extent, ExtentSource, Inode, LocalTable, Place, Table, key_second, row_body,
+    Extent, ExtentSource, Inode, LocalTable, Place, Table, key_piece, key_second,
+    key_segment_index, row_body,
 };
 use crate::store::segment::Segments;
 use crate::types::Ino;
@@ -105,7 +106,6 @@ fn check_piece(
     findings: &mut Findings<'_>,
 ) -> Result<(), FsError> {
     let all = piece.start..piece.end();
-    findings.places += 1;
     let bytes = match picture.place(id) {
         Err(error) => {
             let what = format!("where they lie cannot be read: {}", with_causes(&error));
@@ -118,9 +118,12 @@ fn check_piece(
             findings.hurt(ProblemKind::MissingPiece, ino, all, what);
             return findings.step();
         }
-        Ok(Some(Place::Inline(bytes))) => bytes,
+        Ok(Some(Place::Inline(bytes))) => {
+            findings.places += 1;
+            bytes
+        }
         Ok(Some(Place::Segment(place))) => {
-            findings.chunks += 1;
+            findings.places += 1;
             *findings.live.entry(place.segment).or_default() += place.stored_bytes();
             if (place.ino, place.file_offset) != (ino, piece.start) {
                 let what = format!("chunk {id} is another file's");
@@ -197,13 +200,7 @@ pub(super) fn check_places(picture: &Picture<'_>, findings: &mut Findings<'_>) {
         }
         places += 1;
     }
-    let mut indexed = 0;
-    for row in picture.rows(picture.store.local_cf(LocalTable::SegmentIndex), &[]) {
-        if let Err(error) = row {
-            findings.lost_row(None, LocalTable::SegmentIndex.name(), &error.into());
-        }
-        indexed += 1;
-    }
+    let indexed = check_index(picture, findings);
     if findings.is_partial {
         return;
     }
@@ -211,11 +208,44 @@ pub(super) fn check_places(picture: &Picture<'_>, findings: &mut Findings<'_>) {
         let unused = places - findings.places;
         let what = format!("{unused} pieces are kept that no extent names");
         findings.fault(ProblemKind::UnusedPieces, None, what);
+    } else if places < findings.places {
+        let shared = findings.places - places;
+        let what = format!("{shared} pieces are named from more than one place");
+        findings.fault(ProblemKind::SharedPiece, None, what);
     }
     if indexed != chunks {
         let what = format!("the segment index has {indexed} chunks, not {chunks}");
         findings.fault(ProblemKind::IndexCount, None, what);
     }
+}
+
+/// Each entry of the segments' index leads to a chunk that lies there; says how many entries there are.
+fn check_index(picture: &Picture<'_>, findings: &mut Findings<'_>) -> u64 {
+    let mut entries = 0;
+    for row in picture.rows(picture.store.local_cf(LocalTable::SegmentIndex), &[]) {
+        entries += 1;
+        let entry = row
+            .map_err(FsError::from)
+            .and_then(|(key, id)| Ok((key_segment_index(&key)?, key_piece(&id)?)));
+        let ((segment, offset), id) = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                findings.lost_row(None, LocalTable::SegmentIndex.name(), &error);
+                continue;
+            }
+        };
+        let is_there = match picture.place(id) {
+            Ok(Some(Place::Segment(place))) => (place.segment, place.offset) == (segment, offset),
+            Ok(Some(Place::Inline(_)) | None) => false,
+            Err(_) => continue, // told where the pieces are read
+        };
+        if !is_there {
+            let at = format!("byte {offset} of segment {}", segment.0);
+            let what = format!("the segment index has piece {id} at {at}, where it is not");
+            findings.fault(ProblemKind::IndexEntry, None, what);
+        }
+    }
+    entries
 }
 
 /// The files that chunks lie in.

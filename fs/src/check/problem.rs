@@ -53,6 +53,10 @@ problem_kinds! {
     NameGap,
     /// A name of an inode that is not there.
     NameOfNothing,
+    /// Names in something that is no directory, or was removed.
+    NamesInNothing,
+    /// A name says that the inode is of another kind.
+    NameKind,
     /// An entry that belongs to an inode that is not there.
     NobodysRow,
     /// The link count is not what the names say.
@@ -75,6 +79,8 @@ problem_kinds! {
     LostPlace,
     /// A piece lies nowhere.
     MissingPiece,
+    /// Two places of files use one piece.
+    SharedPiece,
     /// A chunk was written for another place.
     ForeignChunk,
     /// Bytes that do not match their checksum, or that the disk cannot read.
@@ -85,6 +91,8 @@ problem_kinds! {
     UnusedPieces,
     /// The segments' index has more or fewer entries than chunks.
     IndexCount,
+    /// An entry of the segments' index leads to something else.
+    IndexEntry,
     /// A segment is missing, or its header is wrong.
     Segment,
     /// A file among the segments that is none.

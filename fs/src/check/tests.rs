@@ -294,6 +294,47 @@ const CASES: &[(&str, Case)] = &[
         let what = "has a name but does not exist";
         vec![of_inode(ProblemKind::NameOfNothing, NOBODY, what)]
     }),
+    ("a name in a directory that is gone", |patient| {
+        let (cookie, kind) = (name_cookie(b"lost"), FileKind::File);
+        patient.change_inode(patient.inline, |inode| inode.nlink = 2);
+        patient.add_name(NOBODY, cookie, b"lost", patient.inline, kind);
+        let what = "names in a directory that does not exist";
+        vec![of_inode(ProblemKind::NamesInNothing, NOBODY, what)]
+    }),
+    ("a name in a directory that was removed", |patient| {
+        let (cookie, kind) = (name_cookie(b"lost"), FileKind::File);
+        patient.change_inode(patient.inner, |inode| inode.nlink = 0);
+        patient.change_inode(patient.outer, |outer| outer.nlink -= 1);
+        patient.remove(
+            Table::Dentry,
+            &dentry_key(patient.outer, name_cookie(b"inner")),
+        );
+        patient.put(Table::Orphan, &ino_key(patient.inner), Vec::new());
+        patient.change_inode(patient.inline, |inode| inode.nlink = 2);
+        patient.add_name(patient.inner, cookie, b"lost", patient.inline, kind);
+        let what = "names in a directory that was removed";
+        vec![of_inode(ProblemKind::NamesInNothing, patient.inner, what)]
+    }),
+    ("a name in a file", |patient| {
+        let (cookie, kind) = (name_cookie(b"lost"), FileKind::File);
+        patient.change_inode(patient.inline, |inode| inode.nlink = 2);
+        patient.add_name(patient.chunks, cookie, b"lost", patient.inline, kind);
+        let what = "names in what is no directory";
+        vec![of_inode(ProblemKind::NamesInNothing, patient.chunks, what)]
+    }),
+    ("a name that takes a file for a pipe", |patient| {
+        let (cookie, kind) = (name_cookie(b"inline"), FileKind::Fifo);
+        patient.add_name(Ino::ROOT, cookie, b"inline", patient.inline, kind);
+        let what = "is a File, and a name says otherwise";
+        vec![of_inode(ProblemKind::NameKind, patient.inline, what)]
+    }),
+    ("names that take a file for different things", |patient| {
+        let (cookie, kind) = (name_cookie(b"other"), FileKind::Fifo);
+        patient.change_inode(patient.inline, |inode| inode.nlink = 2);
+        patient.add_name(Ino::ROOT, cookie, b"other", patient.inline, kind);
+        let what = "is a File, and a name says otherwise";
+        vec![of_inode(ProblemKind::NameKind, patient.inline, what)]
+    }),
     ("an extent of nobody", |patient| {
         let (len, source) = (4096, ExtentSource::Unwritten);
         patient.put_extent(NOBODY, 0, Extent { len, source });
@@ -418,6 +459,25 @@ const CASES: &[(&str, Case)] = &[
             &what,
         )]
     }),
+    ("a piece of two files", |patient| {
+        let (extent, other) = (patient.extent(patient.inline, 0), patient.orphan);
+        patient.change_inode(other, |inode| {
+            (inode.size, inode.extent_bytes) = (INLINE_BYTES, INLINE_BYTES);
+        });
+        patient.put_extent(other, 0, extent);
+        let what = "1 pieces are named from more than one place";
+        vec![of_volume(ProblemKind::SharedPiece, what)]
+    }),
+    ("a piece that another one of the file covers", |patient| {
+        let ino = patient.inline;
+        let extent = patient.extent(ino, 0);
+        patient.change_inode(ino, |inode| {
+            (inode.size, inode.extent_bytes) = (2 * INLINE_BYTES, 2 * INLINE_BYTES);
+        });
+        patient.put_extent(ino, INLINE_BYTES, extent);
+        let what = format!("extents disagree about piece {}", patient.inline_piece());
+        vec![of_inode(ProblemKind::PieceDisagreement, ino, &what)]
+    }),
     ("a chunk of another file", |patient| {
         let (id, mut place) = patient.chunk();
         place.ino = patient.inline;
@@ -503,6 +563,49 @@ const CASES: &[(&str, Case)] = &[
         let what = "the segment index has 1 chunks, not 2";
         vec![of_volume(ProblemKind::IndexCount, what)]
     }),
+    (
+        "an entry of the segments' index for another chunk",
+        |patient| {
+            let (_, place) = patient.chunk();
+            let other = patient.piece(patient.chunks, CHUNK_BYTES);
+            let key = segment_index_key(place.segment, place.offset);
+            patient.write_local(
+                LocalTable::SegmentIndex,
+                &key,
+                Some(piece_key(other).to_vec()),
+            );
+            let at = place.offset;
+            let what = format!(
+                "the segment index has piece {other} at byte {at} of segment 1, where it is not"
+            );
+            vec![of_volume(ProblemKind::IndexEntry, &what)]
+        },
+    ),
+    ("an entry of the segments' index for nothing", |patient| {
+        let (id, place) = patient.chunk();
+        let key = segment_index_key(SegmentId(7), place.offset);
+        patient.write_local(LocalTable::SegmentIndex, &key, Some(piece_key(id).to_vec()));
+        let at = place.offset;
+        let what =
+            format!("the segment index has piece {id} at byte {at} of segment 7, where it is not");
+        vec![
+            of_volume(ProblemKind::IndexEntry, &what),
+            of_volume(
+                ProblemKind::IndexCount,
+                "the segment index has 3 chunks, not 2",
+            ),
+        ]
+    }),
+    (
+        "an entry of the segments' index that cannot be decoded",
+        |patient| {
+            let (_, place) = patient.chunk();
+            let key = segment_index_key(place.segment, place.offset);
+            patient.write_local(LocalTable::SegmentIndex, &key, Some(vec![1]));
+            let what = "the state's table `segment-index`: the volume's store is damaged: piece key of a wrong length";
+            vec![of_volume(ProblemKind::LostRow, what)]
+        },
+    ),
     ("a wrong header of a segment", |patient| {
         patient.write_segment(0, &[0; 8]);
         let what = "segment 1: its header is damaged or another segment's";

@@ -208,6 +208,18 @@ pub(crate) fn segment_index_key(segment: SegmentId, offset: u32) -> [u8; 12] {
     key
 }
 
+/// The place that a key of the segments' index names.
+pub(crate) fn key_segment_index(key: &[u8]) -> Result<(SegmentId, u32), FsError> {
+    let key: &[u8; 12] = key
+        .try_into()
+        .map_err(|_| FsError::Corrupt("key of the segments' index of a wrong length".to_owned()))?;
+    let (segment, offset) = key.split_at(8);
+    Ok((
+        SegmentId(u64::from_be_bytes(segment.try_into().expect("8 bytes"))),
+        u32::from_be_bytes(offset.try_into().expect("4 bytes")),
+    ))
+}
+
 /// An inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inode {
