@@ -39,11 +39,17 @@ pub(crate) struct Row {
     unit: &'static str,
     #[serde(skip)]
     kind: Unit,
-    #[serde(skip)]
-    target: Option<Target>,
-    /// Of hafs, if it has one: reached or not.
+    targets: Vec<Judged>,
+    /// All of the targets that could be judged; nothing if there is none.
     reached: Option<bool>,
     cells: Vec<Cell>,
+}
+
+/// What hafs is to reach in a row, and whether it did; nothing where one of the two was not measured.
+#[derive(Debug, Serialize)]
+struct Judged {
+    target: String,
+    reached: Option<bool>,
 }
 
 /// One filesystem's figures.
@@ -92,11 +98,22 @@ impl Row {
             name: row.name,
             unit: row.unit.text(),
             kind: row.unit,
-            target: row.target,
+            targets: Vec::new(),
             reached: None,
             cells,
         };
-        line.reached = line.reached();
+        line.targets = row
+            .targets
+            .iter()
+            .map(|target| Judged {
+                target: target.text(),
+                reached: line.reached(*target),
+            })
+            .collect();
+        let mut judged = line.targets.iter().filter_map(|target| target.reached);
+        line.reached = judged
+            .next()
+            .map(|first| first && judged.all(|reached| reached));
         line
     }
 
@@ -113,27 +130,38 @@ impl Row {
         )
     }
 
-    fn reached(&self) -> Option<bool> {
-        match self.target? {
+    fn reached(&self, target: Target) -> Option<bool> {
+        match target {
             Target::OfExt4(least) => Some(self.ratio(Kind::Ext4)? >= least),
             Target::OfNull(least) => Some(self.ratio(Kind::Null)? >= least),
             Target::AtMost(most) => Some(self.figure(Kind::Hafs)? <= most),
+            Target::AheadOf(other) => Some(self.ratio(other)? > 1.0),
         }
     }
 
     fn target_text(&self) -> String {
-        let Some(target) = self.target else {
-            return String::new();
-        };
-        let wanted = match target {
-            Target::OfExt4(least) => format!(">= {least:.2} of ext4"),
-            Target::OfNull(least) => format!(">= {least:.2} of null"),
-            Target::AtMost(most) => format!("<= {most}"),
-        };
+        let texts: Vec<String> = self.targets.iter().map(Judged::text).collect();
+        texts.join("; ")
+    }
+}
+
+impl Judged {
+    fn text(&self) -> String {
         match self.reached {
-            Some(true) => wanted,
-            Some(false) => format!("{wanted}: MISSED"),
-            None => format!("{wanted}: not measured"),
+            Some(true) => self.target.clone(),
+            Some(false) => format!("{}: MISSED", self.target),
+            None => format!("{}: not measured", self.target),
+        }
+    }
+}
+
+impl Target {
+    fn text(self) -> String {
+        match self {
+            Self::OfExt4(least) => format!(">= {least:.2} of ext4"),
+            Self::OfNull(least) => format!(">= {least:.2} of null"),
+            Self::AtMost(most) => format!("<= {most}"),
+            Self::AheadOf(other) => format!("ahead of {}", other.name()),
         }
     }
 }
@@ -215,7 +243,8 @@ impl Table {
 
     /// How many targets were missed, of how many that were measured.
     pub(crate) fn missed(&self) -> (usize, usize) {
-        let judged: Vec<bool> = self.rows.iter().filter_map(|row| row.reached).collect();
+        let targets = self.rows.iter().flat_map(|row| &row.targets);
+        let judged: Vec<bool> = targets.filter_map(|target| target.reached).collect();
         let missed = judged.iter().filter(|reached| !**reached).count();
         (missed, judged.len())
     }
@@ -234,11 +263,11 @@ fn three_digits(figure: f64) -> String {
 mod tests {
     use super::*;
 
-    fn row(unit: Unit, target: Target, figures: &[(Kind, f64)]) -> Row {
+    fn row(unit: Unit, targets: &'static [Target], figures: &[(Kind, f64)]) -> Row {
         let row = workload::Row {
             name: "row",
             unit,
-            target: Some(target),
+            targets,
         };
         let cells = figures
             .iter()
@@ -250,20 +279,53 @@ mod tests {
     #[test]
     fn faster_is_above_one_whatever_the_unit() {
         let figures = [(Kind::Hafs, 50.0), (Kind::Ext4, 100.0)];
-        let rate = row(Unit::PerSecond, Target::OfExt4(0.5), &figures);
+        let rate = row(Unit::PerSecond, &[Target::OfExt4(0.5)], &figures);
         assert_eq!(
             (rate.ratio(Kind::Ext4), rate.reached),
             (Some(0.5), Some(true))
         );
-        let time = row(Unit::Micros, Target::OfExt4(2.5), &figures);
+        let time = row(Unit::Micros, &[Target::OfExt4(2.5)], &figures);
         assert_eq!(
             (time.ratio(Kind::Ext4), time.reached),
             (Some(2.0), Some(false))
         );
-        let nothing = row(Unit::Micros, Target::OfNull(0.85), &figures);
+        let nothing = row(Unit::Micros, &[Target::OfNull(0.85)], &figures);
         assert_eq!((nothing.ratio(Kind::Null), nothing.reached), (None, None));
-        let most = row(Unit::PerByte, Target::AtMost(50.0), &figures);
+        let most = row(Unit::PerByte, &[Target::AtMost(50.0)], &figures);
         assert_eq!(most.reached, Some(true));
+    }
+
+    #[test]
+    fn each_target_of_a_row_is_judged_and_said() {
+        const TARGETS: &[Target] = &[
+            Target::OfExt4(0.5),
+            Target::OfNull(0.5),
+            Target::AheadOf(Kind::Bindfs),
+        ];
+        let figures = [
+            (Kind::Hafs, 50.0),
+            (Kind::Ext4, 100.0),
+            (Kind::Bindfs, 50.0),
+        ];
+        let equal = row(Unit::PerSecond, TARGETS, &figures);
+        assert_eq!(
+            equal.target_text(),
+            ">= 0.50 of ext4; >= 0.50 of null: not measured; ahead of bindfs: MISSED"
+        );
+        assert_eq!(equal.reached, Some(false));
+        let figures = [(Kind::Hafs, 50.0), (Kind::Bindfs, 49.0)];
+        let ahead = row(Unit::PerSecond, TARGETS, &figures);
+        assert_eq!(ahead.reached, Some(true));
+        let table = Table::new(
+            Machine::of(std::path::Path::new("/")).unwrap(),
+            crate::machine::Moment::now().noise_since(1),
+            1,
+            1,
+            Versions::of(&[]),
+            vec![equal, ahead],
+            Vec::new(),
+        );
+        assert_eq!(table.missed(), (1, 3));
     }
 
     #[test]

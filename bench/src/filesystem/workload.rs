@@ -24,8 +24,8 @@ pub(crate) struct Row {
     /// What is done.
     pub(crate) name: &'static str,
     pub(crate) unit: Unit,
-    /// What hafs is to reach.
-    pub(crate) target: Option<Target>,
+    /// What hafs is to reach, all of it.
+    pub(crate) targets: &'static [Target],
 }
 
 /// What a row's figures are.
@@ -39,22 +39,27 @@ pub(crate) enum Unit {
     Micros,
     /// Seconds of the whole; less is better.
     Seconds,
-    /// Of the server's bytes or seconds for one of the application's; less is better, compared with nothing.
+    /// Bytes written for one of the application's; less is better, and a plain file has the least that there can be.
     PerByte,
-    /// CPU seconds of the server per GB (10^9 bytes); less is better, compared with nothing.
+    /// CPU seconds of the server per GB (10^9 bytes); less is better.
     CpuPerGb,
 }
 
-/// What hafs is to reach, as a ratio of rates: at least so much of the other's.
-#[derive(Clone, Copy, Debug)]
+/// What hafs is to reach. Ratios are of rates, whatever the unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Target {
-    /// Of ext4's rate.
+    /// At least so much of ext4's rate.
     OfExt4(f64),
-    /// Of the null filesystem's rate.
+    /// At least so much of the null filesystem's rate.
     OfNull(f64),
     /// At most so much, as it stands.
     AtMost(f64),
+    /// Faster than that one.
+    AheadOf(Kind),
 }
+
+/// Ahead of bindfs, which stores nothing itself.
+const AHEAD_OF_BINDFS: Target = Target::AheadOf(Kind::Bindfs);
 
 /// What a workload is given.
 #[derive(Debug)]

@@ -17,27 +17,27 @@ pub(super) const BULK: Workload = Workload {
         Row {
             name: "sequential write + fsync, 1 GiB",
             unit: Unit::MbPerSecond,
-            target: Some(Target::OfExt4(0.75)),
+            targets: &[Target::OfExt4(0.75)],
         },
         Row {
             name: "sequential read, cold",
             unit: Unit::MbPerSecond,
-            target: Some(Target::OfExt4(0.85)),
+            targets: &[Target::OfExt4(0.85)],
         },
         Row {
             name: "sequential read, warm",
             unit: Unit::MbPerSecond,
-            target: Some(Target::OfExt4(0.9)),
+            targets: &[Target::OfExt4(0.9)],
         },
         Row {
             name: "bytes written to the disk per byte of bulk",
             unit: Unit::PerByte,
-            target: Some(Target::AtMost(1.1)),
+            targets: &[Target::AtMost(1.1)],
         },
         Row {
             name: "CPU of the server, bulk write and cold read",
             unit: Unit::CpuPerGb,
-            target: None,
+            targets: &[],
         },
     ],
     on: anywhere,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::{Bench, Row, Unit, Workload, where_bytes_are_kept};
+use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, where_bytes_are_kept};
 use crate::filesystem::command::{output, run};
 use crate::filesystem::subject::Subject;
 
@@ -20,19 +20,22 @@ const PGBENCH_SECONDS: u64 = 15;
 const PGBENCH_SCALE: u64 = 10;
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-const fn rate(name: &'static str) -> Row {
+const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
     Row {
         name,
         unit: Unit::PerSecond,
-        target: None,
+        targets,
     }
 }
 
 pub(super) const SQLITE: Workload = Workload {
     name: "sqlite",
     rows: &[
-        rate("SQLite commits, WAL, synchronous=FULL"),
-        rate("SQLite commits, DELETE"),
+        rate("SQLite commits, WAL, synchronous=FULL", &[AHEAD_OF_BINDFS]),
+        rate(
+            "SQLite commits, DELETE, synchronous=FULL",
+            &[AHEAD_OF_BINDFS],
+        ),
     ],
     on: where_bytes_are_kept,
     run: sqlite,
@@ -41,8 +44,8 @@ pub(super) const SQLITE: Workload = Workload {
 pub(super) const POSTGRES: Workload = Workload {
     name: "postgres",
     rows: &[
-        rate("pgbench, 1 client, transactions"),
-        rate("pgbench, 8 clients, transactions"),
+        rate("pgbench, 1 client, transactions", &[]),
+        rate("pgbench, 8 clients, transactions", &[]),
     ],
     on: where_bytes_are_kept,
     run: postgres,
@@ -51,8 +54,8 @@ pub(super) const POSTGRES: Workload = Workload {
 pub(super) const REDIS: Workload = Workload {
     name: "redis",
     rows: &[
-        rate("Redis SET, appendfsync always, 1 client"),
-        rate("Redis SET, appendfsync always, 16 clients"),
+        rate("Redis SET, appendfsync always, 1 client", &[]),
+        rate("Redis SET, appendfsync always, 16 clients", &[]),
     ],
     on: where_bytes_are_kept,
     run: redis,

@@ -19,22 +19,22 @@ pub(super) const READ_ROWS: &[Row] = &[
     Row {
         name: "random 4 KiB read, cold, QD1",
         unit: Unit::PerSecond,
-        target: Some(Target::OfExt4(0.45)),
+        targets: &[Target::OfExt4(0.45)],
     },
     Row {
         name: "random 4 KiB read, warm",
         unit: Unit::PerSecond,
-        target: Some(Target::OfExt4(0.9)),
+        targets: &[Target::OfExt4(0.9)],
     },
     Row {
         name: "random 4 KiB read, O_DIRECT, QD1",
         unit: Unit::PerSecond,
-        target: None,
+        targets: &[],
     },
     Row {
         name: "random 4 KiB read, O_DIRECT, QD16",
         unit: Unit::PerSecond,
-        target: None,
+        targets: &[],
     },
 ];
 
@@ -51,12 +51,12 @@ pub(super) const WRITES: Workload = Workload {
         Row {
             name: "random 4 KiB write, buffered, with the fsync",
             unit: Unit::PerSecond,
-            target: None,
+            targets: &[],
         },
         Row {
             name: "bytes written to the disk per byte of 4 KiB writes",
             unit: Unit::PerByte,
-            target: Some(Target::AtMost(3.0)),
+            targets: &[Target::AtMost(3.0)],
         },
     ],
     on: anywhere,

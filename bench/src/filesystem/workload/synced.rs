@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Bench, Row, Target, Unit, Workload, anywhere};
+use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, anywhere};
 use crate::filesystem::subject::Subject;
 use crate::sample::{percentile, slice, timed};
 
@@ -17,28 +17,39 @@ const OPS_A_THREAD: u64 = 500;
 const THREADS: u64 = 16;
 const SECONDS_MAX: Duration = Duration::from_secs(10);
 
-const fn micros(name: &'static str, target: Option<Target>) -> Row {
+const fn micros(name: &'static str, targets: &'static [Target]) -> Row {
     Row {
         name,
         unit: Unit::Micros,
-        target,
+        targets,
+    }
+}
+
+const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
+    Row {
+        name,
+        unit: Unit::PerSecond,
+        targets,
     }
 }
 
 pub(super) const ONE: Workload = Workload {
     name: "fdatasync",
     rows: &[
-        micros("4 KiB in place + fdatasync, p50", Some(Target::OfExt4(0.5))),
-        micros("4 KiB in place + fdatasync, p99", None),
-        micros("8 KiB in place + fdatasync, p50", None),
-        micros("8 KiB in place + fdatasync, p99", None),
+        micros(
+            "4 KiB in place + fdatasync, p50",
+            &[Target::OfExt4(0.5), AHEAD_OF_BINDFS],
+        ),
+        micros("4 KiB in place + fdatasync, p99", &[]),
+        micros("8 KiB in place + fdatasync, p50", &[AHEAD_OF_BINDFS]),
+        micros("8 KiB in place + fdatasync, p99", &[]),
         micros(
             "4 KiB append + fdatasync, p50",
-            Some(Target::OfExt4(1.0 / 1.3)),
+            &[Target::OfExt4(1.0 / 1.3), AHEAD_OF_BINDFS],
         ),
-        micros("4 KiB append + fdatasync, p99", None),
-        micros("8 KiB append + fdatasync, p50", None),
-        micros("8 KiB append + fdatasync, p99", None),
+        micros("4 KiB append + fdatasync, p99", &[]),
+        micros("8 KiB append + fdatasync, p50", &[AHEAD_OF_BINDFS]),
+        micros("8 KiB append + fdatasync, p99", &[]),
     ],
     on: anywhere,
     run: one,
@@ -47,16 +58,30 @@ pub(super) const ONE: Workload = Workload {
 pub(super) const MANY: Workload = Workload {
     name: "fdatasync-16",
     rows: &[
-        Row {
-            name: "16 threads on 16 files, 4 KiB append + fdatasync",
-            unit: Unit::PerSecond,
-            target: Some(Target::OfExt4(0.7)),
-        },
-        Row {
-            name: "16 threads on 16 files, 4 KiB in place + fdatasync",
-            unit: Unit::PerSecond,
-            target: None,
-        },
+        rate(
+            "16 threads on 16 files, 4 KiB in place + fdatasync",
+            &[AHEAD_OF_BINDFS],
+        ),
+        micros("16 threads, 4 KiB in place + fdatasync, p50", &[]),
+        micros("16 threads, 4 KiB in place + fdatasync, p99", &[]),
+        rate(
+            "16 threads on 16 files, 8 KiB in place + fdatasync",
+            &[AHEAD_OF_BINDFS],
+        ),
+        micros("16 threads, 8 KiB in place + fdatasync, p50", &[]),
+        micros("16 threads, 8 KiB in place + fdatasync, p99", &[]),
+        rate(
+            "16 threads on 16 files, 4 KiB append + fdatasync",
+            &[Target::OfExt4(0.7), AHEAD_OF_BINDFS],
+        ),
+        micros("16 threads, 4 KiB append + fdatasync, p50", &[]),
+        micros("16 threads, 4 KiB append + fdatasync, p99", &[]),
+        rate(
+            "16 threads on 16 files, 8 KiB append + fdatasync",
+            &[AHEAD_OF_BINDFS],
+        ),
+        micros("16 threads, 8 KiB append + fdatasync, p50", &[]),
+        micros("16 threads, 8 KiB append + fdatasync, p99", &[]),
     ],
     on: anywhere,
     run: many,
@@ -68,50 +93,48 @@ fn one(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     for append in [false, true] {
         for bytes in [4096, 8192] {
             let path = dir.join(format!("{append}-{bytes}"));
-            let mut nanos = series(bench, &path, bytes, append, bench.scaled(OPS))?;
-            nanos.sort_unstable();
-            for percent in [50, 99] {
-                figures.push(percentile(&nanos, percent) as f64 / 1000.0);
-            }
+            prepare(bench, &path, append, FILE_BYTES)?;
+            let nanos = write_synced(bench, &path, bytes, append, bench.scaled(OPS))?;
+            figures.extend(p50_and_p99(nanos));
         }
     }
     Ok(figures)
 }
 
+/// Of each kind: the rate of all threads together, and what one operation takes.
 fn many(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let mut figures = Vec::new();
-    for append in [true, false] {
-        let dir = subject.fresh_dir("fdatasync-16")?;
-        let ops = bench.scaled(OPS_A_THREAD);
-        let files: Vec<_> = (0..THREADS).map(|n| dir.join(n.to_string())).collect();
-        for path in &files {
-            prepare(bench, path, append, FILE_BYTES / THREADS)?;
+    for append in [false, true] {
+        for bytes in [4096, 8192] {
+            let dir = subject.fresh_dir("fdatasync-16")?;
+            let ops = bench.scaled(OPS_A_THREAD);
+            let files: Vec<_> = (0..THREADS).map(|n| dir.join(n.to_string())).collect();
+            for path in &files {
+                prepare(bench, path, append, FILE_BYTES / THREADS)?;
+            }
+            let begin = Instant::now();
+            let nanos = thread::scope(|scope| {
+                let writers: Vec<_> = files
+                    .iter()
+                    .map(|path| scope.spawn(move || write_synced(bench, path, bytes, append, ops)))
+                    .collect();
+                writers
+                    .into_iter()
+                    .map(|writer| writer.join().expect("a writer does not panic"))
+                    .collect::<anyhow::Result<Vec<_>>>()
+            })?
+            .concat();
+            figures.push(nanos.len() as f64 / begin.elapsed().as_secs_f64());
+            figures.extend(p50_and_p99(nanos));
         }
-        let begin = Instant::now();
-        thread::scope(|scope| {
-            let writers: Vec<_> = files
-                .iter()
-                .map(|path| scope.spawn(move || write_synced(bench, path, 4096, append, ops)))
-                .collect();
-            writers.into_iter().try_for_each(|writer| {
-                writer.join().expect("a writer does not panic")?;
-                anyhow::Ok(())
-            })
-        })?;
-        figures.push((THREADS * ops) as f64 / begin.elapsed().as_secs_f64());
     }
     Ok(figures)
 }
 
-fn series(
-    bench: &Bench<'_>,
-    path: &Path,
-    bytes: usize,
-    append: bool,
-    ops: u64,
-) -> anyhow::Result<Vec<u64>> {
-    prepare(bench, path, append, FILE_BYTES)?;
-    write_synced(bench, path, bytes, append, ops)
+/// In microseconds.
+fn p50_and_p99(mut nanos: Vec<u64>) -> [f64; 2] {
+    nanos.sort_unstable();
+    [50, 99].map(|percent| percentile(&nanos, percent) as f64 / 1000.0)
 }
 
 /// An empty file, or one with all its bytes on the disk.
