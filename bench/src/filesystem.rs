@@ -9,6 +9,7 @@ mod command;
 mod disk;
 mod fio;
 mod null;
+mod process;
 mod source_tree;
 mod subject;
 mod table;
@@ -16,16 +17,17 @@ mod workload;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use self::command::is_here;
 use self::disk::Disk;
 use self::source_tree::SourceTree;
 use self::subject::Subject;
-use self::table::{Cell, Table, Versions};
+use self::table::{Cell, Setup, Table, Versions};
 use self::workload::{Bench, Workload};
 use crate::interrupt::Interrupt;
 use crate::machine::{Machine, Moment};
+use crate::report::API_VERSION;
 use crate::scratch::{Scratch, say};
 
 /// What the caller chooses.
@@ -89,39 +91,46 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
         interrupt,
         divisor: settings.divide,
         tree: &tree,
+        disk: disk.dir(),
         aside: &aside,
     };
     let mut notes = Vec::new();
-    let subjects = start(settings, &disk, &scratch, &mut notes)?;
+    let subjects = start(settings, interrupt, &disk, &scratch, &mut notes)?;
     let begin = Moment::now();
     let mut rows = Vec::new();
+    let mut failures = Vec::new();
     for workload in chosen {
         rows.extend(measure(
             &bench,
-            &disk,
             workload,
             &subjects,
             settings.rounds,
+            &mut failures,
         )?);
     }
     let noise = begin.noise_since(machine.cores);
-    let versions = Versions::of(&subjects);
+    notes.extend(subjects.iter().flat_map(Subject::complaints));
+    let table = Table {
+        api_version: API_VERSION,
+        machine,
+        noise,
+        rounds: settings.rounds,
+        divided_by: settings.divide,
+        versions: Versions::of(&subjects),
+        setups: Setup::of(&disk, &subjects),
+        rows,
+        failures,
+        notes,
+    };
     drop(subjects);
     drop(disk);
     scratch.remove()?;
-    Ok(Table::new(
-        machine,
-        noise,
-        settings.rounds,
-        settings.divide,
-        versions,
-        rows,
-        notes,
-    ))
+    Ok(table)
 }
 
 fn start(
     settings: &Settings,
+    interrupt: &Interrupt,
     disk: &Disk,
     scratch: &Scratch,
     notes: &mut Vec<String>,
@@ -135,7 +144,7 @@ fn start(
     }
     if wants("bindfs") {
         if is_here("bindfs") {
-            subjects.push(Subject::bindfs(disk.dir(), &dir)?);
+            subjects.push(Subject::bindfs(interrupt, disk.dir(), &dir)?);
         } else {
             notes.push("bindfs is not installed: left out".to_owned());
         }
@@ -143,55 +152,77 @@ fn start(
     Ok(subjects)
 }
 
-/// Figures of one workload: for each row, for each subject, one a round.
+/// Figures of one workload: for each row, for each subject, one a round. A subject that it fails on has none, and is left
+/// out of the rounds that follow: what the others come to is worth an hour.
 fn measure(
     bench: &Bench<'_>,
-    disk: &Disk,
     workload: &Workload,
     subjects: &[Subject],
     rounds: u32,
+    failures: &mut Vec<String>,
 ) -> anyhow::Result<Vec<table::Row>> {
-    let mut figures: Vec<Vec<Vec<f64>>> =
-        vec![vec![Vec::new(); subjects.len()]; workload.rows.len()];
+    let mut figures: Vec<Vec<Vec<f64>>> = vec![Vec::new(); subjects.len()];
+    let mut failed = vec![false; subjects.len()];
     for round in 0..rounds as usize {
         for turn in 0..subjects.len() {
             let number = (turn + round) % subjects.len();
             let subject = &subjects[number];
-            if !(workload.on)(subject.kind()) {
+            if failed[number] || !(workload.on)(subject.kind()) {
                 continue;
             }
-            bench.interrupt.check()?;
-            disk.settle()?;
-            let name = subject.kind().name();
-            say(&format!(
-                "{} on {name}, round {} of {rounds}",
-                workload.name,
-                round + 1
-            ));
-            let round = (workload.run)(bench, subject)
-                .with_context(|| format!("{} on {name}", workload.name))?;
-            assert_eq!(round.len(), workload.rows.len(), "one figure for each row");
-            for (row, figure) in round.into_iter().enumerate() {
-                figures[row][number].push(figure);
+            let (what, on) = (workload.name, subject.kind().name());
+            say(&format!("{what} on {on}, round {} of {rounds}", round + 1));
+            match one_turn(bench, workload, subject) {
+                Ok(round) => figures[number].push(round),
+                Err(error) => {
+                    bench.interrupt.check()?; // a signal makes work fail, too
+                    let failure = format!("{what} on {on}: {error:#}");
+                    say(&format!("FAILED: {failure}"));
+                    failures.push(failure);
+                    failed[number] = true;
+                    figures[number].clear();
+                }
             }
-            subject.fresh_dir(workload.name)?; // what it left is no burden to the next
         }
     }
-    let rows = workload.rows.iter().zip(figures);
+    let rows = workload.rows.iter().enumerate();
     Ok(rows
-        .map(|(row, figures)| {
+        .map(|(number, row)| {
             let cells = subjects
                 .iter()
-                .zip(figures)
-                .filter_map(|(subject, figures)| Cell::of(subject.kind(), figures))
+                .zip(&figures)
+                .filter_map(|(subject, rounds)| {
+                    let figures = rounds.iter().map(|round| round[number]).collect();
+                    Cell::of(subject.kind(), figures)
+                })
                 .collect();
             table::Row::new(row, cells)
         })
         .collect())
 }
 
+/// One round of a workload on one subject, from a quiet disk to a quiet disk.
+fn one_turn(bench: &Bench<'_>, workload: &Workload, subject: &Subject) -> anyhow::Result<Vec<f64>> {
+    bench.interrupt.check()?;
+    bench.settle_disk()?;
+    let figures = (workload.run)(bench, subject)?;
+    assert_eq!(
+        figures.len(),
+        workload.rows.len(),
+        "one figure for each row"
+    );
+    subject.fresh_dir(workload.name)?; // what it left is no burden to the next
+    subject.settle(bench)?; // nor is what its server still does
+    Ok(figures)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use anyhow::Context as _;
+
+    use super::workload::{Row, Unit};
     use super::*;
 
     #[test]
@@ -205,5 +236,63 @@ mod tests {
                 .iter()
                 .all(|workload| !workload.rows.is_empty())
         );
+    }
+
+    /// A workload that fails on one subject is named, and the others have their figures.
+    #[test]
+    fn a_failure_costs_one_subject_its_figures_and_nobody_else() {
+        const FAILING: Workload = Workload {
+            name: "failing",
+            rows: &[Row {
+                name: "row",
+                unit: Unit::PerSecond,
+                targets: &[],
+            }],
+            on: |_| true,
+            run: |_, subject| {
+                let dir = subject.fresh_dir("failing")?;
+                // Fails in the second round of the one of which there is such a file.
+                fs::write(dir.join("file"), "x")?;
+                let rounds = dir.with_extension("rounds");
+                let round = fs::read(&rounds).map_or(0, |rounds| rounds.len());
+                fs::write(&rounds, vec![b'x'; round + 1])?;
+                let fails = dir.with_extension("fails");
+                if round == 1 && fs::exists(&fails)? {
+                    fs::read(dir.join("nothing")).context("why")?;
+                }
+                Ok(vec![1.0])
+            },
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let subjects = ["a", "b"].map(|name| {
+            let dir = dir.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            Subject::ext4(&dir).unwrap()
+        });
+        fs::write(dir.path().join("b/ext4/failing.fails"), "x").unwrap();
+        let interrupt = Interrupt::default();
+        let tree = SourceTree {
+            tar: PathBuf::new(),
+            git: PathBuf::new(),
+        };
+        let bench = Bench {
+            interrupt: &interrupt,
+            divisor: 1,
+            tree: &tree,
+            disk: dir.path(),
+            aside: dir.path(),
+        };
+        let mut failures = Vec::new();
+        let rows = measure(&bench, &FAILING, &subjects, 3, &mut failures).unwrap();
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        assert!(
+            failures[0].starts_with("failing on ext4: why: No such file"),
+            "{failures:?}"
+        );
+        let json = serde_json::to_value(&rows[0]).unwrap();
+        assert_eq!(json["cells"].as_array().unwrap().len(), 1, "{json}");
+        interrupt.raise(2);
+        let error = measure(&bench, &FAILING, &subjects, 1, &mut failures).unwrap_err();
+        assert!(error.is::<crate::interrupt::Interrupted>(), "{error:#}");
     }
 }

@@ -57,6 +57,12 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// As if that signal had come.
+    #[cfg(test)]
+    pub(crate) fn raise(&self, signal: u8) {
+        self.signal.store(signal, Ordering::Relaxed);
+    }
+
     /// Errs with [`Interrupted`] once a signal came.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self.signal.load(Ordering::Relaxed) {

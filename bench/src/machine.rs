@@ -203,6 +203,26 @@ impl Moment {
     }
 }
 
+impl Noise {
+    /// For the head or the foot of a table.
+    pub(crate) fn line(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        let figure = |value: Option<f64>, digits: usize| {
+            value.map_or_else(unknown, |value| format!("{value:.digits$}"))
+        };
+        format!(
+            "{:.0} s; load average at start {}, at end {}; CPUs busy: {:.2} by this program, {} by all else (servers and \
+             kernel threads included); steal {} %",
+            self.seconds,
+            self.load_start.clone().unwrap_or_else(unknown),
+            self.load_end.clone().unwrap_or_else(unknown),
+            self.cpus_own,
+            figure(self.cpus_others, 2),
+            figure(self.steal_percent, 1),
+        )
+    }
+}
+
 impl CpuTicks {
     /// From the first line of /proc/stat: user nice system idle iowait irq softirq steal.
     fn parse(stat: &str) -> Option<Self> {

@@ -107,6 +107,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
             let (missed, judged) = table.missed();
             scratch::say(&format!("{missed} of {judged} targets missed"));
+            if !table.failures.is_empty() {
+                anyhow::bail!(
+                    "{} workloads failed; the table names them",
+                    table.failures.len()
+                );
+            }
         }
         Command::Scale(args) => {
             let figures = scale::run(&args.settings, &interrupt)?;

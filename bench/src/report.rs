@@ -82,22 +82,11 @@ impl Report {
     }
 
     fn head(&self) -> String {
-        let noise = &self.noise;
-        let unknown = || "unknown".to_owned();
-        let figure = |value: Option<f64>, digits: usize| {
-            value.map_or_else(unknown, |value| format!("{value:.digits$}"))
-        };
         format!(
-            "Machine: {}.\nRun: {} rounds, {:.0} s; load average at start {}, at end {}; CPUs busy: {:.2} by this \
-             program, {} by all else (kernel threads included); steal {} %.\n",
+            "Machine: {}.\nRun: {} rounds, {}.\n",
             self.machine.line(),
             self.rounds,
-            noise.seconds,
-            noise.load_start.clone().unwrap_or_else(unknown),
-            noise.load_end.clone().unwrap_or_else(unknown),
-            noise.cpus_own,
-            figure(noise.cpus_others, 2),
-            figure(noise.steal_percent, 1),
+            self.noise.line(),
         )
     }
 

@@ -43,7 +43,7 @@ use crate::volume::Volume;
 
 /// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
 /// by itself, so any value is correct and a long one saves requests.
-const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Inode numbers are never used again, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 /// Longest name, as statfs(2) tells it.

@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use fuser::{Filesystem, KernelConfig, Session};
+use fuser::{Filesystem, InitFlags, KernelConfig, Session};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
@@ -190,9 +191,13 @@ pub fn serve_filesystem<F: Filesystem>(
 
 /// Agrees with the kernel on what a hafs volume agrees on; for [`serve_filesystem`], from its `init`.
 #[doc(hidden)]
-pub fn negotiate(config: &mut KernelConfig, writeback: bool) {
-    crate::fuse::negotiate::negotiate(config, writeback);
+pub fn negotiate(config: &mut KernelConfig, writeback: bool) -> InitFlags {
+    crate::fuse::negotiate::negotiate(config, writeback)
 }
+
+/// How long the kernel may keep what a mount has told it of names and attributes; for [`serve_filesystem`].
+#[doc(hidden)]
+pub const KERNEL_CACHE_TIME: Duration = crate::fuse::TTL;
 
 fn session_count() -> usize {
     thread::available_parallelism()

@@ -1,30 +1,87 @@
 //! Other programs, run to their end.
 
-use std::process::{Command, Stdio};
+use std::io::Read;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use hafs_tests::command::wait_within;
+use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Runs it; its standard output.
+use crate::interrupt::Interrupt;
+
+/// How soon a program under way is ended once a signal came.
+const INTERRUPT_LOOK: Duration = Duration::from_millis(200);
+
+/// Runs it; its standard output. For what takes a moment: it is not interrupted.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {name}"))?;
-    if !output.status.success() {
-        bail!(
-            "{command:?}: {}\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    judged(command, &output)
 }
 
 /// Runs it for what it does.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     output(command).map(drop)
+}
+
+/// The same for a program that may take long: when a signal comes, it is killed with all that it has started.
+pub(crate) fn output_unless(
+    interrupt: &Interrupt,
+    command: &mut Command,
+) -> anyhow::Result<String> {
+    interrupt.check()?;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let stdout = collect(child.stdout.take().expect("piped"));
+    let stderr = collect(child.stderr.take().expect("piped"));
+    let status = loop {
+        if let Some(status) = wait_within(&mut child, INTERRUPT_LOOK) {
+            break status;
+        }
+        if let Err(interrupted) = interrupt.check() {
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL); // ended by itself
+            child.wait()?;
+            return Err(interrupted);
+        }
+    };
+    let said = |reader: thread::JoinHandle<Vec<u8>>| reader.join().expect("reading does not panic");
+    let output = Output {
+        status,
+        stdout: said(stdout),
+        stderr: said(stderr),
+    };
+    judged(command, &output)
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes); // what was read is said, the exit code tells the rest
+        bytes
+    })
+}
+
+fn judged(command: &Command, output: &Output) -> anyhow::Result<String> {
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    if !output.status.success() {
+        bail!("{command:?}: {}\n{stdout}{stderr}", output.status);
+    }
+    Ok(stdout.into_owned())
 }
 
 /// True if the program can be run.
@@ -42,4 +99,51 @@ pub(crate) fn is_here(program: &str) -> bool {
 pub(crate) fn version(program: &str) -> Option<String> {
     let text = output(Command::new(program).arg("--version")).ok()?;
     text.lines().next().map(|line| line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_program_says_what_it_says_or_why_not() {
+        let interrupt = Interrupt::default();
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            output_unless(&interrupt, &mut command)
+        };
+        assert_eq!(shell("echo a").unwrap(), "a\n");
+        let error = shell("echo b; echo c >&2; exit 3").unwrap_err().to_string();
+        assert!(
+            error.contains("exit status: 3") && error.contains("b\nc"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_signal_ends_a_program_and_its_children() {
+        let interrupt = Interrupt::default();
+        let signalled = interrupt.clone();
+        let dir = tempfile::tempdir().unwrap();
+        let started = dir.path().join("started");
+        let file = started.clone();
+        let begin = Instant::now();
+        let worker = thread::spawn(move || {
+            // The shell's child holds the pipe: if it lived on, reading would not end.
+            let mut command = Command::new("sh");
+            command.args(["-c", ": >\"$1\"; sleep 600; true", "sh"]);
+            output_unless(&interrupt, command.arg(file))
+        });
+        while !started.exists() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no shell starts");
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        signalled.raise(2);
+        let error = worker.join().unwrap().unwrap_err();
+        assert!(error.is::<crate::interrupt::Interrupted>(), "{error:#}");
+        assert!(begin.elapsed() < Duration::from_secs(300));
+    }
 }

@@ -8,13 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
+use hafs_tests::mount::mounts_on;
 
 use super::command::{output, run};
 use crate::scratch::{Scratch, say};
 
+/// Everything is written when it is made, nothing later while something is measured.
+const MKFS_EXTENDED: &str = "lazy_itable_init=0,lazy_journal_init=0";
+
 /// A mounted loop device.
 #[derive(Debug)]
 pub(crate) struct Disk {
+    bytes: u64,
     device: String,
     dir: PathBuf,
 }
@@ -28,7 +33,7 @@ impl Disk {
             .context("no room for the image")?;
         // Written once, so that the disk below need not convert blocks while something is measured.
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .args(["-q", "-F", "-E", MKFS_EXTENDED])
             .arg(&image))?;
         let device = output(
             Command::new("losetup")
@@ -36,6 +41,7 @@ impl Disk {
                 .arg(&image),
         )?;
         let disk = Self {
+            bytes,
             device: device.trim().to_owned(),
             dir: scratch.fresh_dir("disk")?,
         };
@@ -51,21 +57,33 @@ impl Disk {
         &self.dir
     }
 
-    /// Gives blocks that were freed back to the image, and waits for everything that is on its way.
-    pub(crate) fn settle(&self) -> anyhow::Result<()> {
-        rustix::fs::syncfs(File::open(&self.dir)?).context("syncfs")
+    /// How it was made and mounted, for those who read the figures.
+    pub(crate) fn options(&self) -> String {
+        let mount = mounts_on(&self.dir).pop();
+        let features = output(Command::new("dumpe2fs").arg("-h").arg(&self.device)).ok();
+        let features = features.as_deref().and_then(|text| {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("Filesystem features"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
+        format!(
+            "ext4 ({}; {}) made with {MKFS_EXTENDED}, on a loop device with direct I/O over a file of {} GiB",
+            mount.map_or_else(|| "not mounted".to_owned(), |mount| mount.options.join(",")),
+            features.as_deref().unwrap_or("features unknown"),
+            self.bytes >> 30,
+        )
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        for command in [
-            Command::new("umount").arg(&self.dir),
-            Command::new("losetup").arg("--detach").arg(&self.device),
-        ] {
-            if let Err(error) = run(command) {
-                say(&format!("left behind: {error:#}"));
-            }
+        // Lazily if somebody still has a file open: it goes with them.
+        let unmounted = run(Command::new("umount").arg(&self.dir))
+            .or_else(|_| run(Command::new("umount").arg("--lazy").arg(&self.dir)));
+        let detached = run(Command::new("losetup").arg("--detach").arg(&self.device));
+        for error in [unmounted, detached].into_iter().filter_map(Result::err) {
+            say(&format!("left behind: {error:#}"));
         }
     }
 }

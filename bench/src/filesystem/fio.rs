@@ -6,13 +6,15 @@ use std::process::Command;
 use anyhow::Context;
 use serde_json::Value;
 
-use super::command::output;
+use super::workload::Bench;
 
 /// What one job came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     /// Operations a second.
     pub(crate) iops: f64,
+    /// Read or written in all.
+    pub(crate) bytes: u64,
 }
 
 /// One job on one file.
@@ -31,9 +33,9 @@ pub(crate) struct Job<'a> {
 
 impl Job<'_> {
     /// Runs it. Random places are the same in each run, and no place comes twice before all came once.
-    pub(crate) fn run(&self) -> anyhow::Result<Figures> {
+    pub(crate) fn run(&self, bench: &Bench<'_>) -> anyhow::Result<Figures> {
         let engine = if self.depth > 1 { "libaio" } else { "psync" };
-        let text = output(
+        let text = bench.output(
             Command::new("fio")
                 .args([
                     "--name=job",
@@ -46,6 +48,7 @@ impl Job<'_> {
                     "--overwrite=1",
                     "--randseed=7",
                     "--allow_file_create=0",
+                    "--end_fsync=1", // in the time of writes; reads have none
                 ])
                 .arg(format!("--rw={}", self.rw))
                 .arg(format!("--filename={}", self.file.display()))
@@ -68,6 +71,8 @@ impl Job<'_> {
             .as_f64()
             .filter(|&iops| iops > 0.0)
             .with_context(|| format!("fio did nothing: {json}"))?;
-        Ok(Figures { iops })
+        let bytes = json["jobs"][0][side]["io_bytes"].as_u64();
+        let bytes = bytes.context("fio does not say how much it did")?;
+        Ok(Figures { iops, bytes })
     }
 }

@@ -14,20 +14,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use hafs_fs::mount;
+use hafs_fs::{Profile, mount};
 use rustix::mount::MountFlags;
 
-/// As hafs's own.
-const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+const TTL: Duration = mount::KERNEL_CACHE_TIME;
+/// What hafs sets for a volume without a profile.
+const READAHEAD_KIB: u32 = Profile::Auto.readahead_kib();
 /// The longest read that the kernel asks for.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// Mounts it on `dir`. Its threads end when `dir` is unmounted.
-pub(crate) fn mount_on(dir: &Path) -> anyhow::Result<()> {
+/// Mounts it on `dir`. Its threads end when `dir` is unmounted. Returns what was agreed with the kernel.
+pub(crate) fn mount_on(dir: &Path) -> anyhow::Result<String> {
     let device = mount::open_device().context("cannot open /dev/fuse")?;
     let connection = mount::mount_volume(
         std::os::fd::AsFd::as_fd(&device),
@@ -37,15 +38,42 @@ pub(crate) fn mount_on(dir: &Path) -> anyhow::Result<()> {
     )
     .context("cannot mount the null filesystem")?;
     let tree = Arc::new(Mutex::new(Tree::new()));
-    mount::serve_filesystem(device, || Null(Arc::clone(&tree)))?;
-    // What hafs sets for a volume without a profile.
+    let sessions = mount::serve_filesystem(device, || Null(Arc::clone(&tree)))?.len();
     let path = format!("/sys/class/bdi/0:{connection}/read_ahead_kb");
-    std::fs::write(path, "1024").context("cannot set the readahead")
+    std::fs::write(path, READAHEAD_KIB.to_string()).context("cannot set the readahead")?;
+    let agreed = tree.lock().expect("no request panics").agreed;
+    let flags: Vec<&str> = agreed.iter_names().map(|(name, _)| name).collect();
+    Ok(format!(
+        "{} sessions, INIT flags {}, TTL of entries and attributes {} s, readahead {READAHEAD_KIB} KiB",
+        sessions,
+        flags.join("|"),
+        TTL.as_secs(),
+    ))
 }
+
+/// An answer that says that there is nothing: inode 0.
+const NOTHING: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
 
 struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
+    agreed: InitFlags,
 }
 
 struct Node {
@@ -59,6 +87,7 @@ impl Tree {
         let mut tree = Self {
             nodes: HashMap::new(),
             next: 1,
+            agreed: InitFlags::empty(),
         };
         tree.add(FileType::Directory, 0o755, (0, 0), Vec::new());
         tree
@@ -155,12 +184,16 @@ fn empty(result: Result<(), Errno>, reply: ReplyEmpty) {
 
 impl Filesystem for Null {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        mount::negotiate(config, true);
+        self.tree().agreed = mount::negotiate(config, true);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(self.tree().find(parent, name), reply);
+        match self.tree().find(parent, name) {
+            // As hafs: the kernel remembers that there is no such name.
+            Err(Errno::ENOENT) => reply.entry(&TTL, &NOTHING, Generation(0)),
+            found => entry(found, reply),
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

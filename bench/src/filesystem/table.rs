@@ -3,25 +3,36 @@
 use serde::Serialize;
 
 use super::command::version;
+use super::disk::Disk;
 use super::subject::{Kind, Subject};
 use super::workload::{self, Target, Unit};
 use crate::machine::{Machine, Noise};
-use crate::report::{API_VERSION, markdown};
+use crate::report::markdown;
 use crate::sample::median;
 
 /// All that a run measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
     #[serde(rename = "apiVersion")]
-    api_version: &'static str,
-    machine: Machine,
-    noise: Noise,
-    rounds: u32,
+    pub(crate) api_version: &'static str,
+    pub(crate) machine: Machine,
+    pub(crate) noise: Noise,
+    pub(crate) rounds: u32,
     /// 1 for figures; more where only the bench was tried.
-    divided_by: u64,
-    versions: Versions,
-    rows: Vec<Row>,
-    notes: Vec<String>,
+    pub(crate) divided_by: u64,
+    pub(crate) versions: Versions,
+    pub(crate) setups: Vec<Setup>,
+    pub(crate) rows: Vec<Row>,
+    /// Workloads that could not be done, and why.
+    pub(crate) failures: Vec<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// How the disk and what lies on it was set up.
+#[derive(Debug, Serialize)]
+pub(crate) struct Setup {
+    on: &'static str,
+    options: String,
 }
 
 /// What was measured.
@@ -30,6 +41,12 @@ pub(crate) struct Versions {
     hafs: &'static str,
     fio: Option<String>,
     bindfs: Option<String>,
+    sqlite: Option<String>,
+    postgresql: Option<String>,
+    redis: Option<String>,
+    git: Option<String>,
+    tar: Option<String>,
+    grep: Option<String>,
 }
 
 /// One line.
@@ -72,7 +89,49 @@ impl Versions {
             hafs: env!("CARGO_PKG_VERSION"),
             fio: version("fio"),
             bindfs: bindfs.then(|| version("bindfs")).flatten(),
+            sqlite: version("sqlite3").map(|version| {
+                // Version, then the day and a digest of the sources.
+                let number = version.split(' ').next().unwrap_or_default();
+                format!("SQLite {number}")
+            }),
+            postgresql: workload::postgres_version(),
+            redis: version("redis-server"),
+            git: version("git"),
+            tar: version("tar"),
+            grep: version("grep"),
         }
+    }
+
+    fn line(&self) -> String {
+        let Self {
+            hafs,
+            fio,
+            bindfs,
+            sqlite,
+            postgresql,
+            redis,
+            git,
+            tar,
+            grep,
+        } = self;
+        let others = [fio, bindfs, sqlite, postgresql, redis, git, tar, grep];
+        let mut all = vec![format!("hafs {hafs}")];
+        all.extend(others.into_iter().flatten().cloned());
+        all.join(", ")
+    }
+}
+
+impl Setup {
+    pub(crate) fn of(disk: &Disk, subjects: &[Subject]) -> Vec<Self> {
+        let mut setups = vec![Self {
+            on: "disk",
+            options: disk.options(),
+        }];
+        setups.extend(subjects.iter().map(|subject| Self {
+            on: subject.kind().name(),
+            options: subject.options().to_owned(),
+        }));
+        setups
     }
 }
 
@@ -167,39 +226,13 @@ impl Target {
 }
 
 impl Table {
-    pub(crate) fn new(
-        machine: Machine,
-        noise: Noise,
-        rounds: u32,
-        divided_by: u64,
-        versions: Versions,
-        rows: Vec<Row>,
-        notes: Vec<String>,
-    ) -> Self {
-        Self {
-            api_version: API_VERSION,
-            machine,
-            noise,
-            rounds,
-            divided_by,
-            versions,
-            rows,
-            notes,
-        }
-    }
-
     /// As markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut out = format!(
-            "{}; medians of {} rounds. hafs {}, {}{}.\n\n",
+            "{}; medians of {} rounds. {}.\n\n",
             self.machine.line(),
             self.rounds,
-            self.versions.hafs,
-            self.versions.fio.as_deref().unwrap_or("no fio"),
-            self.versions
-                .bindfs
-                .as_ref()
-                .map_or_else(String::new, |version| format!(", {version}")),
+            self.versions.line(),
         );
         let others = [Kind::Ext4, Kind::Null, Kind::Bindfs];
         let others: Vec<Kind> = others
@@ -234,6 +267,13 @@ impl Table {
                 "All work divided by {}: no figures to keep.\n",
                 self.divided_by
             );
+        }
+        out += &format!("The run: {}.\n\n", self.noise.line());
+        for failure in &self.failures {
+            out += &format!("- FAILED: {failure}\n");
+        }
+        for Setup { on, options } in &self.setups {
+            out += &format!("- {on}: {options}\n");
         }
         for note in &self.notes {
             out += &format!("- {note}\n");
@@ -316,16 +356,21 @@ mod tests {
         let figures = [(Kind::Hafs, 50.0), (Kind::Bindfs, 49.0)];
         let ahead = row(Unit::PerSecond, TARGETS, &figures);
         assert_eq!(ahead.reached, Some(true));
-        let table = Table::new(
-            Machine::of(std::path::Path::new("/")).unwrap(),
-            crate::machine::Moment::now().noise_since(1),
-            1,
-            1,
-            Versions::of(&[]),
-            vec![equal, ahead],
-            Vec::new(),
-        );
+        let table = Table {
+            api_version: "",
+            machine: Machine::of(std::path::Path::new("/")).unwrap(),
+            noise: crate::machine::Moment::now().noise_since(1),
+            rounds: 1,
+            divided_by: 1,
+            versions: Versions::of(&[]),
+            setups: Vec::new(),
+            rows: vec![equal, ahead],
+            failures: vec!["one on another: why".to_owned()],
+            notes: Vec::new(),
+        };
         assert_eq!(table.missed(), (1, 3));
+        let text = table.markdown();
+        assert!(text.contains("- FAILED: one on another: why"), "{text}");
     }
 
     #[test]

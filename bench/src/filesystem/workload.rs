@@ -6,10 +6,15 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 
+use anyhow::Context;
+
+use super::command::output_unless;
 use super::source_tree::SourceTree;
 use super::subject::{Kind, Subject};
 use crate::interrupt::Interrupt;
+use crate::machine::Written;
 
 mod bulk;
 mod database;
@@ -68,6 +73,8 @@ pub(crate) struct Bench<'a> {
     /// Divides every amount of work: 1 for figures, more to try the bench itself.
     pub(crate) divisor: u64,
     pub(crate) tree: &'a SourceTree,
+    /// The disk that all subjects lie on.
+    pub(crate) disk: &'a Path,
     /// A directory outside all subjects, for sockets and what else is no part of the work.
     pub(crate) aside: &'a Path,
 }
@@ -131,6 +138,28 @@ impl Bench<'_> {
     pub(crate) fn scaled(&self, amount: u64) -> u64 {
         (amount / self.divisor).max(1)
     }
+
+    /// Runs a program to its end, or until a signal comes; its standard output.
+    pub(crate) fn output(&self, command: &mut Command) -> anyhow::Result<String> {
+        output_unless(self.interrupt, command)
+    }
+
+    /// Waits for everything that is on its way to the disk.
+    pub(crate) fn settle_disk(&self) -> anyhow::Result<()> {
+        rustix::fs::syncfs(File::open(self.disk)?).context("syncfs")
+    }
+
+    /// Bytes that the disk has been given so far, its journal included. What is still in the cache is given to it first.
+    pub(crate) fn device_bytes(&self) -> anyhow::Result<u64> {
+        self.settle_disk()?;
+        let written = Written::now(self.disk)?;
+        written.device_bytes.context("the disk does not count")
+    }
+}
+
+/// What PostgreSQL says of its version.
+pub(crate) fn postgres_version() -> Option<String> {
+    database::postgres_version()
 }
 
 /// Everywhere.

@@ -67,13 +67,15 @@ const WANTED: &[Wanted] = &[
 ];
 
 /// Asks for each wanted capability that the kernel offers, and sets the sizes. Readahead stays what the kernel offers, the
-/// most that can be agreed here; the mount raises it afterwards.
-pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
+/// most that can be agreed here; the mount raises it afterwards. Returns what was asked for.
+pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) -> InitFlags {
     let offered = config.capabilities();
+    let mut agreed = InitFlags::empty();
     for flag in requested(offered, writeback) {
         config
             .add_capabilities(flag)
             .expect("only what is offered is requested");
+        agreed |= flag;
     }
     config
         .set_max_write(REQUEST_BYTES_MAX)
@@ -82,6 +84,7 @@ pub(crate) fn negotiate(config: &mut KernelConfig, writeback: bool) {
     config
         .set_congestion_threshold(CONGESTION_THRESHOLD)
         .expect("not zero");
+    agreed
 }
 
 fn requested(offered: InitFlags, writeback: bool) -> impl Iterator<Item = InitFlags> {

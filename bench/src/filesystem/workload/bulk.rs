@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{Bench, Row, Target, Unit, Workload, anywhere, write_file};
-use crate::filesystem::subject::{Kind, Subject, drop_caches};
+use crate::filesystem::subject::{Kind, Subject, Usage, drop_caches};
 
 const FILE_BYTES: u64 = 1 << 30;
 const PIECE_BYTES: usize = 1 << 20;
@@ -30,12 +30,22 @@ pub(super) const BULK: Workload = Workload {
             targets: &[Target::OfExt4(0.9)],
         },
         Row {
-            name: "bytes written to the disk per byte of bulk",
+            name: "bytes written by the server per byte of bulk",
             unit: Unit::PerByte,
             targets: &[Target::AtMost(1.1)],
         },
         Row {
-            name: "CPU of the server, bulk write and cold read",
+            name: "bytes given to the disk, journal included, per byte of bulk",
+            unit: Unit::PerByte,
+            targets: &[],
+        },
+        Row {
+            name: "CPU of the server, sequential write",
+            unit: Unit::CpuPerGb,
+            targets: &[],
+        },
+        Row {
+            name: "CPU of the server, sequential read, cold",
             unit: Unit::CpuPerGb,
             targets: &[],
         },
@@ -48,27 +58,41 @@ fn run(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let dir = subject.fresh_dir("bulk")?;
     let path = dir.join("file");
     let bytes = bench.scaled(FILE_BYTES >> 20) << 20;
+    subject.settle(bench)?;
     drop_caches()?;
     let before = subject.usage()?;
+    let device_before = bench.device_bytes()?;
     let written = mb_per_s(bytes, || write_file(bench, &path, bytes))?;
-    let after_write = subject.usage()?;
+    // What was put off is part of the cost.
+    subject.settle(bench)?;
+    let device = bench.device_bytes()? - device_before;
     drop_caches()?;
-    let cold = if subject.kind() == Kind::Null {
-        f64::NAN // no disk to read from
-    } else {
-        mb_per_s(bytes, || read(bench, &path))?
-    };
+    let between = subject.usage()?;
+    let cold = mb_per_s(bytes, || read(bench, &path))?;
     let after = subject.usage()?;
     let warm = mb_per_s(bytes, || read(bench, &path))?;
-    let server = subject.kind() != Kind::Ext4;
-    let none_for_kernel = |figure: f64| if server { figure } else { f64::NAN };
-    let gigabytes = 2.0 * bytes as f64 / 1e9;
+    // The null filesystem has no disk.
+    let on_disk = |figure: f64| {
+        if subject.kind() == Kind::Null {
+            f64::NAN
+        } else {
+            figure
+        }
+    };
+    let of = |used: Option<Usage>, figure: fn(Usage) -> f64| used.map_or(f64::NAN, figure);
+    let gigabytes = bytes as f64 / 1e9;
+    let (writing, reading) = (
+        Usage::between(before, between),
+        Usage::between(between, after),
+    );
     Ok(vec![
         written,
-        cold,
+        on_disk(cold),
         warm,
-        none_for_kernel((after_write.write_bytes - before.write_bytes) as f64 / bytes as f64),
-        none_for_kernel((after.cpu - before.cpu).as_secs_f64() / gigabytes),
+        of(writing, |used| used.write_bytes as f64) / bytes as f64,
+        on_disk(device as f64 / bytes as f64),
+        of(writing, |used| used.cpu.as_secs_f64()) / gigabytes,
+        of(reading, |used| used.cpu.as_secs_f64()) / gigabytes,
     ])
 }
 

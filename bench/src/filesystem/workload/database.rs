@@ -4,14 +4,16 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use rustix::process::Signal;
 
 use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, where_bytes_are_kept};
-use crate::filesystem::command::{output, run};
+use crate::filesystem::command::version;
+use crate::filesystem::process::{Process, wait_for};
 use crate::filesystem::subject::Subject;
 
 const SQLITE_COMMITS: u64 = 2_000;
@@ -76,7 +78,7 @@ fn sqlite(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             let script_file = bench.aside.join("sqlite.sql");
             fs::write(&script_file, script)?;
             let begin = Instant::now();
-            run(Command::new("sqlite3")
+            bench.output(Command::new("sqlite3")
                 .arg(&file)
                 .arg(format!(".read {}", script_file.display())))?;
             Ok(commits as f64 / begin.elapsed().as_secs_f64())
@@ -97,16 +99,20 @@ fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         command.uid(uid).gid(gid).current_dir("/");
         command
     };
-    run(plain("initdb")
-        .args([
-            "--auth=trust",
-            "--username=bench",
-            "--data-checksums",
-            "--no-instructions",
-            "-D",
-        ])
-        .arg(&data))?;
-    let _server = Server::start(
+    bench.output(
+        plain("initdb")
+            .args([
+                "--auth=trust",
+                "--username=bench",
+                "--data-checksums",
+                "--no-instructions",
+                "-D",
+            ])
+            .arg(&data),
+    )?;
+    let answers = socket.path().join(".s.PGSQL.5432");
+    let _server = Process::start(
+        bench.interrupt,
         plain("postgres")
             .arg("-D")
             .arg(&data)
@@ -120,9 +126,9 @@ fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             ])
             .args(["-c", "shared_buffers=256MB", "-k"])
             .arg(socket.path()),
-        &socket.path().join(".s.PGSQL.5432"),
-        // SIGINT is PostgreSQL's fast shutdown.
-        rustix::process::Signal::INT,
+        &bench.aside.join("postgres.log"),
+        Signal::INT, // PostgreSQL's fast shutdown
+        || Ok(UnixStream::connect(&answers).is_ok()),
     )?;
     let client = |arguments: &[String]| {
         let mut command = Command::new(bin.join("pgbench"));
@@ -132,9 +138,9 @@ fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             .args(["-U", "bench"])
             .args(arguments)
             .arg("postgres");
-        output(&mut command)
+        bench.output(&mut command)
     };
-    wait_for(START_LIMIT, "PostgreSQL", || {
+    wait_for(bench.interrupt, START_LIMIT, || {
         Ok(Command::new(bin.join("pg_isready"))
             .arg("-h")
             .arg(socket.path())
@@ -164,7 +170,8 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let dir = subject.fresh_dir("redis")?;
     let sockets = tempfile::Builder::new().prefix("redis").tempdir()?;
     let socket = sockets.path().join("s");
-    let _server = Server::start(
+    let _server = Process::start(
+        bench.interrupt,
         Command::new("redis-server")
             .args([
                 "--port",
@@ -180,14 +187,15 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             .arg(&socket)
             .arg("--dir")
             .arg(&dir),
-        &socket,
-        rustix::process::Signal::TERM,
+        &bench.aside.join("redis.log"),
+        Signal::TERM,
+        || Ok(UnixStream::connect(&socket).is_ok()),
     )?;
     [1_u64, 16]
         .iter()
         .map(|clients| {
             let commands = bench.scaled(REDIS_COMMANDS * if *clients == 1 { 1 } else { 4 });
-            let text = output(
+            let text = bench.output(
                 Command::new("redis-benchmark")
                     .arg("-s")
                     .arg(&socket)
@@ -208,59 +216,6 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         .collect()
 }
 
-/// A server under test, ended when dropped.
-struct Server {
-    child: Child,
-    end: rustix::process::Signal,
-}
-
-impl Server {
-    /// Starts it and waits until `socket` answers.
-    fn start(
-        command: &mut Command,
-        socket: &Path,
-        end: rustix::process::Signal,
-    ) -> anyhow::Result<Self> {
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
-        let mut server = Self { child, end };
-        wait_for(START_LIMIT, "the server", || {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("the server ended with {status}");
-            }
-            Ok(UnixStream::connect(socket).is_ok())
-        })?;
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, self.end); // gone already: the wait tells
-        let _ = self.child.wait();
-    }
-}
-
-fn wait_for(
-    limit: Duration,
-    what: &str,
-    mut is_ready: impl FnMut() -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let begin = Instant::now();
-    while !is_ready()? {
-        if begin.elapsed() > limit {
-            bail!("{what} is not ready after {limit:?}");
-        }
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 /// The user that Debian's package makes for its server, which refuses to run as root or without a name.
 fn postgres_user() -> anyhow::Result<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd").context("no list of users")?;
@@ -270,6 +225,11 @@ fn postgres_user() -> anyhow::Result<(u32, u32)> {
     let mut fields = line.context("no user postgres")?.split(':').skip(1);
     let mut number = || fields.next().and_then(|field| field.parse().ok());
     number().zip(number()).context("user postgres: no numbers")
+}
+
+/// What the server says of its version.
+pub(super) fn postgres_version() -> Option<String> {
+    version(postgres_bin().ok()?.join("postgres").to_str()?)
 }
 
 /// Debian keeps the programs of each version apart.

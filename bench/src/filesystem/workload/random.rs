@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Bench, Row, Target, Unit, Workload, anywhere, where_bytes_are_kept, write_file};
 use crate::filesystem::fio::Job;
-use crate::filesystem::subject::{Kind, Subject, drop_caches};
+use crate::filesystem::subject::{Kind, Subject, Usage, drop_caches};
 
 const FILE_BYTES: u64 = 1 << 30;
 const PIECE_BYTES: u64 = 4096;
@@ -54,9 +54,14 @@ pub(super) const WRITES: Workload = Workload {
             targets: &[],
         },
         Row {
-            name: "bytes written to the disk per byte of 4 KiB writes",
+            name: "bytes written by the server per byte of 4 KiB writes",
             unit: Unit::PerByte,
             targets: &[Target::AtMost(3.0)],
+        },
+        Row {
+            name: "bytes given to the disk, journal included, per byte of them",
+            unit: Unit::PerByte,
+            targets: &[],
         },
     ],
     on: anywhere,
@@ -77,7 +82,7 @@ fn read(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     };
     let mut figures = Vec::new();
     drop_caches()?;
-    figures.push(job.run()?.iops);
+    figures.push(job.run(bench)?.iops);
     // Read it all once, so that what follows is warm.
     std::io::copy(&mut File::open(&path)?, &mut std::io::sink())?;
     figures.push(
@@ -85,7 +90,7 @@ fn read(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             io_bytes: bench.scaled(READS_WARM) * PIECE_BYTES,
             ..job
         }
-        .run()?
+        .run(bench)?
         .iops,
     );
     for depth in [1, 16] {
@@ -95,7 +100,7 @@ fn read(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             depth,
             ..job
         };
-        figures.push(direct.run()?.iops);
+        figures.push(direct.run(bench)?.iops);
     }
     Ok(figures)
 }
@@ -103,11 +108,12 @@ fn read(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
 fn write(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let path = filled(bench, subject, "random-write")?;
     let file_bytes = std::fs::metadata(&path)?.len();
+    subject.settle(bench)?;
     drop_caches()?;
     let before = subject.usage()?;
+    let device_before = bench.device_bytes()?;
     let pieces = bench.scaled(WRITES_BUFFERED).min(file_bytes / PIECE_BYTES);
-    let begin = std::time::Instant::now();
-    Job {
+    let figures = Job {
         rw: "randwrite",
         file: &path,
         file_bytes,
@@ -116,19 +122,21 @@ fn write(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         direct: false,
         depth: 1,
     }
-    .run()?;
-    File::options().write(true).open(&path)?.sync_all()?;
-    let seconds = begin.elapsed().as_secs_f64();
-    drop_caches()?;
-    let after = subject.usage()?;
-    let written = after.write_bytes - before.write_bytes;
-    let per_byte = written as f64 / (pieces * PIECE_BYTES) as f64;
-    let per_byte = if subject.kind() == Kind::Ext4 {
-        f64::NAN
-    } else {
-        per_byte
-    };
-    Ok(vec![pieces as f64 / seconds, per_byte])
+    .run(bench)?;
+    // What was put off is part of the cost.
+    subject.settle(bench)?;
+    let bytes = figures.bytes as f64;
+    let device = (bench.device_bytes()? - device_before) as f64;
+    let used = Usage::between(before, subject.usage()?);
+    Ok(vec![
+        figures.iops,
+        used.map_or(f64::NAN, |used| used.write_bytes as f64 / bytes),
+        if subject.kind() == Kind::Null {
+            f64::NAN
+        } else {
+            device / bytes
+        },
+    ])
 }
 
 /// A file of 1 GiB on the disk.

@@ -26,6 +26,7 @@ pub(super) const ONE: Workload = Workload {
     name: "small",
     rows: &[
         rate("create + write 4 KiB, 1 thread", OF_NULL_AHEAD_OF_BINDFS),
+        rate("stat, just created, 1 thread", &[]),
         rate("stat, warm, 1 thread", &[Target::OfExt4(0.9)]),
         rate("stat, cold, 1 thread", &[]),
         rate("readdir with attributes, cold, 1 thread", &[]),
@@ -33,13 +34,14 @@ pub(super) const ONE: Workload = Workload {
         rate("unlink, 1 thread", &[Target::OfNull(0.85)]),
     ],
     on: anywhere,
-    run: |bench, subject| run(bench, subject, 1),
+    run: |bench, subject| run(bench, subject, "small", 1),
 };
 
 pub(super) const FOUR: Workload = Workload {
     name: "small-4",
     rows: &[
         rate("create + write 4 KiB, 4 threads", &[AHEAD_OF_BINDFS]),
+        rate("stat, just created, 4 threads", &[]),
         rate("stat, warm, 4 threads", &[]),
         rate("stat, cold, 4 threads", &[]),
         rate("readdir with attributes, cold, 4 threads", &[]),
@@ -47,11 +49,11 @@ pub(super) const FOUR: Workload = Workload {
         rate("unlink, 4 threads", &[]),
     ],
     on: anywhere,
-    run: |bench, subject| run(bench, subject, 4),
+    run: |bench, subject| run(bench, subject, "small-4", 4),
 };
 
-fn run(bench: &Bench<'_>, subject: &Subject, threads: u64) -> anyhow::Result<Vec<f64>> {
-    let dir = subject.fresh_dir("small")?;
+fn run(bench: &Bench<'_>, subject: &Subject, name: &str, threads: u64) -> anyhow::Result<Vec<f64>> {
+    let dir = subject.fresh_dir(name)?;
     let files = (bench.scaled(FILES) / threads).max(1);
     for thread in 0..threads {
         fs::create_dir(dir.join(thread.to_string()))?;
@@ -70,6 +72,7 @@ fn run(bench: &Bench<'_>, subject: &Subject, threads: u64) -> anyhow::Result<Vec
         fs::metadata(dir.join(format!("file-{n}")))?;
         anyhow::Ok(())
     };
+    let created = each(&stat)?;
     let warm = each(&stat)?;
     drop_caches()?;
     let cold = each(&stat)?;
@@ -89,7 +92,7 @@ fn run(bench: &Bench<'_>, subject: &Subject, threads: u64) -> anyhow::Result<Vec
         Ok(fs::rename(from, dir.join(format!("renamed-{n}")))?)
     })?;
     let unlink = each(&|dir, n| Ok(fs::remove_file(dir.join(format!("renamed-{n}")))?))?;
-    Ok(vec![create, warm, cold, list, rename, unlink])
+    Ok(vec![create, created, warm, cold, list, rename, unlink])
 }
 
 /// Files a second over all threads; each does its `work` in a directory of its own with so many `files`.

@@ -4,7 +4,6 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, where_bytes_are_kept};
-use crate::filesystem::command::run;
 use crate::filesystem::subject::{Kind, Subject, drop_caches};
 
 const fn seconds(name: &'static str, targets: &'static [Target]) -> Row {
@@ -45,6 +44,7 @@ fn tree(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let dir = subject.fresh_dir("tree")?;
     drop_caches()?;
     let untar = seconds_of(
+        bench,
         Command::new("tar")
             .arg("-C")
             .arg(&dir)
@@ -61,12 +61,12 @@ fn tree(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         command
             .args(["-c", "grep -r no-such-word \"$1\"; [ $? = 1 ]", "sh"])
             .arg(&dir);
-        seconds_of(&mut command)
+        seconds_of(bench, &mut command)
     };
     drop_caches()?;
     let cold = grep()?;
     let warm = grep()?;
-    let remove = seconds_of(Command::new("rm").arg("-rf").arg(dir.join("tree")))?;
+    let remove = seconds_of(bench, Command::new("rm").arg("-rf").arg(dir.join("tree")))?;
     Ok(vec![untar, cold, warm, remove])
 }
 
@@ -74,6 +74,7 @@ fn git(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let dir = subject.fresh_dir("git")?.join("clone");
     drop_caches()?;
     let clone = seconds_of(
+        bench,
         Command::new("git")
             .args(["-c", "gc.auto=0", "clone", "--quiet", "--no-local"])
             .arg(&bench.tree.git)
@@ -81,6 +82,7 @@ fn git(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     )?;
     let status = || {
         seconds_of(
+            bench,
             Command::new("git")
                 .arg("-C")
                 .arg(&dir)
@@ -93,8 +95,8 @@ fn git(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     Ok(vec![clone, cold, warm])
 }
 
-fn seconds_of(command: &mut Command) -> anyhow::Result<f64> {
+fn seconds_of(bench: &Bench<'_>, command: &mut Command) -> anyhow::Result<f64> {
     let begin = Instant::now();
-    run(command)?;
+    bench.output(command)?;
     Ok(begin.elapsed().as_secs_f64())
 }
