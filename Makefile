@@ -100,7 +100,8 @@ fmt: ## Format the code
 
 .PHONY: benches
 benches: rocksdb ## Compile the benches
-	cargo build $(CARGO_FLAGS) -p hafs-bench --all-targets
+	@# With everything else, and the fail points of the tests: what those have compiled is used again.
+	cargo build $(CARGO_FLAGS) --workspace $(FAIL_POINTS) --all-targets
 
 .PHONY: bench
 bench: build ## Measure a hafs mount beside ext4, bare FUSE and bindfs on one disk (as root; BENCH_ARGS='--only small')
