@@ -1,13 +1,12 @@
 //! Record + state = new state. No clock, no randomness: two copies that applied the same records hold equal rows.
 //!
 //! [`crate::volume`] applies each record as it is appended, and recovery applies what the log still holds. One record is
-//! one RocksDB batch: the rows, how far the state has come, and this copy's own books (where pieces lie, what is alive in
+//! one batch of changes: the rows, how far the state has come, and this copy's own books (where pieces lie, what is alive in
 //! the segments), which follow from the same rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use hafs_protocol::{PieceId, Pos};
-use rocksdb::WriteBatch;
 
 use crate::error::FsError;
 use crate::record::RecordKind;
@@ -17,6 +16,7 @@ use crate::store::key::{
     LogPlace, Place, SegmentId, SegmentPlace, SegmentUse, Table, charged_bytes, encode_epochs,
     extent_key, key_ino, piece_key, row, row_body, segment_index_key,
 };
+use crate::store::memtable::Batch;
 use crate::store::segment::SEGMENT_HEADER_BYTES;
 use crate::types::Ino;
 
@@ -76,15 +76,18 @@ pub(crate) struct Step {
 /// # Errors
 /// Nothing was changed if this fails.
 pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(), FsError> {
-    fold(store, totals, step)?.write(store, totals, step)
+    fold(store, totals, step)?.write(store, totals);
+    Ok(())
 }
 
 /// What a record makes of the state, worked out and not written yet.
 pub(crate) struct Folded {
-    batch: WriteBatch,
+    batch: Batch,
     applied: Applied,
     epochs: Option<Vec<EpochStart>>,
     uses: SegmentDeltas,
+    /// Inodes that become orphans, or are none any more.
+    orphans: Vec<(Ino, bool)>,
 }
 
 /// Reads what applying a record takes.
@@ -97,7 +100,13 @@ pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded
         totals.applied.pos.lsn.next(),
         "records are applied in order"
     );
-    let mut batch = WriteBatch::default();
+    let orphans = step
+        .changes
+        .iter()
+        .filter(|change| change.table == Table::Orphan)
+        .map(|change| Ok((key_ino(&change.key)?, change.new.is_some())))
+        .collect::<Result<_, FsError>>()?;
+    let mut batch = Batch::default();
     let mut applied = totals.applied.clone();
     let mut epochs = None;
     if step.kind == RecordKind::EpochStart {
@@ -106,19 +115,15 @@ pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded
             first: step.pos,
             chain_before: applied.chain,
         });
-        batch.put_cf(
-            store.local_cf(LocalTable::Local),
-            EPOCHS_KEY,
-            encode_epochs(&table),
-        );
+        batch.put(LocalTable::Local, EPOCHS_KEY, encode_epochs(&table));
         epochs = Some(table);
     }
     for change in &step.changes {
-        fold_row(store, &mut batch, &mut applied, step.pos, change)?;
+        fold_row(&mut batch, &mut applied, step.pos, change)?;
     }
     let mut uses = SegmentDeltas::default();
     for (id, place) in &step.pieces {
-        place_piece(store, &mut batch, *id, place);
+        place_piece(&mut batch, *id, place);
         if let Place::Segment(place) = place {
             uses.add(place);
         }
@@ -131,42 +136,25 @@ pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded
     applied.pos = step.pos;
     applied.chain = step.chain;
     applied.log_end = step.log_end;
-    batch.put_cf(
-        store.local_cf(LocalTable::Local),
-        APPLIED_KEY,
-        applied.encode(),
-    );
+    batch.put(LocalTable::Local, APPLIED_KEY, applied.encode());
     Ok(Folded {
         batch,
         applied,
         epochs,
         uses,
+        orphans,
     })
 }
 
 impl Folded {
     /// Writes it, and brings the totals up to it.
-    ///
-    /// # Errors
-    /// Nothing was changed if the store does not take it.
-    pub(crate) fn write(
-        self,
-        store: &Store,
-        totals: &mut Totals,
-        step: &Step,
-    ) -> Result<(), FsError> {
-        let orphans = step
-            .changes
-            .iter()
-            .filter(|change| change.table == Table::Orphan)
-            .map(|change| Ok((key_ino(&change.key)?, change.new.is_some())))
-            .collect::<Result<Vec<_>, FsError>>()?;
-        store.write(self.batch)?;
+    pub(crate) fn write(self, store: &Store, totals: &mut Totals) {
+        store.write(self.batch);
         totals.applied = self.applied;
         if let Some(table) = self.epochs {
             totals.epochs = table;
         }
-        for (ino, is_orphan) in orphans {
+        for (ino, is_orphan) in self.orphans {
             if is_orphan {
                 totals.orphans.insert(ino);
             } else {
@@ -174,18 +162,15 @@ impl Folded {
             }
         }
         self.uses.merge_into(totals);
-        Ok(())
     }
 }
 
 fn fold_row(
-    store: &Store,
-    batch: &mut WriteBatch,
+    batch: &mut Batch,
     applied: &mut Applied,
     pos: Pos,
     change: &Change,
 ) -> Result<(), FsError> {
-    let cf = store.cf(change.table);
     if let Some(old) = &change.old {
         applied.digest.remove(change.table, &change.key, old);
     }
@@ -193,9 +178,9 @@ fn fold_row(
         Some(body) => {
             let raw = row(pos, body);
             applied.digest.add(change.table, &change.key, &raw);
-            batch.put_cf(cf, &change.key, raw);
+            batch.put(change.table, &change.key, raw);
         }
-        None => batch.delete_cf(cf, &change.key),
+        None => batch.delete(change.table, &change.key),
     }
     let charged = |body: &[u8]| charged_bytes(change.table, &change.key, body);
     let missing = || FsError::Corrupt(format!("the sums miss a row of {}", change.table.name()));
@@ -245,12 +230,12 @@ pub(crate) fn check_quota(
 }
 
 /// Writes the rows that say where a piece lies.
-pub(crate) fn place_piece(store: &Store, batch: &mut WriteBatch, id: PieceId, place: &Place) {
+pub(crate) fn place_piece(batch: &mut Batch, id: PieceId, place: &Place) {
     let key = piece_key(id);
-    batch.put_cf(store.local_cf(LocalTable::Piece), key, place.encode());
+    batch.put(LocalTable::Piece, &key, place.encode());
     if let Place::Segment(place) = place {
         let at = segment_index_key(place.segment, place.offset);
-        batch.put_cf(store.local_cf(LocalTable::SegmentIndex), at, key);
+        batch.put(LocalTable::SegmentIndex, &at, key.to_vec());
     }
 }
 
@@ -258,9 +243,9 @@ pub(crate) fn place_piece(store: &Store, batch: &mut WriteBatch, id: PieceId, pl
 ///
 /// A row that is damaged or gone stops nothing: the record is in the log, and who deletes a file whose bytes are lost does
 /// what `volume check` told them to. At worst the space of the piece is not given back.
-fn forget_piece(store: &Store, batch: &mut WriteBatch, id: PieceId) -> Option<SegmentPlace> {
+fn forget_piece(store: &Store, batch: &mut Batch, id: PieceId) -> Option<SegmentPlace> {
     let key = piece_key(id);
-    batch.delete_cf(store.local_cf(LocalTable::Piece), key);
+    batch.delete(LocalTable::Piece, &key);
     let place = store.local(LocalTable::Piece, &key).and_then(|raw| {
         let raw = raw.ok_or_else(|| FsError::Corrupt(format!("piece {id} has no place")))?;
         Place::decode(&raw)
@@ -269,7 +254,7 @@ fn forget_piece(store: &Store, batch: &mut WriteBatch, id: PieceId) -> Option<Se
         Ok(Place::Inline(_)) => None,
         Ok(Place::Segment(place)) => {
             let at = segment_index_key(place.segment, place.offset);
-            batch.delete_cf(store.local_cf(LocalTable::SegmentIndex), at);
+            batch.delete(LocalTable::SegmentIndex, &at);
             Some(place)
         }
         Err(error) => {

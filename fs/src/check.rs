@@ -12,7 +12,6 @@ use std::iter::Peekable;
 use std::ops::ControlFlow;
 
 use hafs_protocol::{Lsn, PieceId};
-use rocksdb::{ColumnFamily, Direction, IteratorMode, Snapshot};
 
 use crate::error::FsError;
 use crate::store::digest::Digest;
@@ -21,7 +20,8 @@ use crate::store::key::{
     NAME_COLLISIONS_MAX, Place, ROW_UNIT_BYTES, SegmentId, Table, charged_bytes, decode_losses,
     ino_key, key_ino, key_second, name_cookie, piece_key, row_body,
 };
-use crate::store::{Row, Store};
+use crate::store::memtable::MergedRows;
+use crate::store::{Picture, Row, Store};
 use crate::types::{FileKind, Ino};
 
 mod paths;
@@ -83,39 +83,23 @@ pub(crate) type Watch<'a> = dyn FnMut(&CheckProgress) -> ControlFlow<()> + 'a;
 /// A report, and the live bytes of each segment as the extents say.
 pub(crate) type Checked = (CheckReport, BTreeMap<SegmentId, u64>);
 
-type TableRows<'a> = Peekable<Box<dyn Iterator<Item = Result<Row, rocksdb::Error>> + 'a>>;
-
-/// The picture that is checked.
-struct Picture<'a> {
-    store: &'a Store,
-    snapshot: Snapshot<'a>,
-}
+type TableRows<'a> = Peekable<MergedRows<'a>>;
 
 impl Picture<'_> {
-    fn rows(&self, cf: &ColumnFamily, from: &[u8]) -> TableRows<'_> {
-        let mode = IteratorMode::From(from, Direction::Forward);
-        let rows = self.snapshot.iterator_cf(cf, mode);
-        (Box::new(rows) as Box<dyn Iterator<Item = _>>).peekable()
-    }
-
     /// Rows of a table whose keys start with an inode number, from this one on.
     fn table(&self, table: Table, from: Ino) -> TableRows<'_> {
-        self.rows(self.store.cf(table), &ino_key(from))
+        self.rows(table, &ino_key(from)).peekable()
     }
 
     fn inode(&self, ino: Ino) -> Result<Option<Inode>, FsError> {
-        match self
-            .snapshot
-            .get_cf(self.store.cf(Table::Inode), ino_key(ino))?
-        {
+        match self.raw(Table::Inode, &ino_key(ino))? {
             Some(raw) => Ok(Some(Inode::decode(row_body(&raw)?)?)),
             None => Ok(None),
         }
     }
 
     fn place(&self, id: PieceId) -> Result<Option<Place>, FsError> {
-        let cf = self.store.local_cf(LocalTable::Piece);
-        match self.snapshot.get_cf(cf, piece_key(id))? {
+        match self.raw(LocalTable::Piece, &piece_key(id))? {
             Some(raw) => Ok(Some(Place::decode(&raw)?)),
             None => Ok(None),
         }
@@ -176,7 +160,7 @@ impl Findings<'_> {
                 Some(row)
             }
             Err(error) => {
-                self.lost_row(None, table.name(), &error.into());
+                self.lost_row(None, table.name(), &error);
                 None
             }
         }
@@ -212,15 +196,8 @@ pub(crate) fn check_in_windows(
     watch: &mut Watch<'_>,
     window_inodes: usize,
 ) -> Result<Checked, FsError> {
-    let picture = Picture {
-        store,
-        snapshot: store.snapshot(),
-    };
-    let local = |key| {
-        picture
-            .snapshot
-            .get_cf(store.local_cf(LocalTable::Local), key)
-    };
+    let picture = store.picture();
+    let local = |key| picture.raw(LocalTable::Local, key);
     let Some(applied) = local(APPLIED_KEY)? else {
         return Err(FsError::Corrupt(
             "the state does not say how far it has come".to_owned(),

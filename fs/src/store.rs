@@ -11,13 +11,16 @@
 //!
 //! RocksDB has no log of its own here: after a crash it is at its last flush, and the volume's log is replayed from there.
 //!
-//! Invariant (write-ahead rule): RocksDB flushes no state that is ahead of what log and segments have synced. So a flush is
-//! ours to call ([`Store::start_flush`]), memtables are too big to be flushed by themselves, and closing flushes nothing.
+//! Invariant (write-ahead rule): RocksDB holds no state that is ahead of what log and segments have synced. So what is written
+//! stays in memtables of our own (store/memtable.rs) until [`Store::flush`] brings it to RocksDB, in one batch.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hafs_protocol::{Lineage, NodeId, StoreId, VolumeId};
 use rocksdb::{
@@ -28,7 +31,8 @@ use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::error::FsError;
-use crate::store::key::{LocalTable, Table, row_body};
+use crate::store::key::{AnyTable, LocalTable, Table, key_ino, row_body};
+use crate::store::memtable::{Batch, Layers, Memtables, MergedRows, Order};
 use crate::store::segment::Segments;
 use crate::store::syncfile::{free_bytes, io_error, sync_dir, write_file_durably};
 
@@ -37,6 +41,7 @@ pub(crate) mod digest;
 pub(crate) mod key;
 pub(crate) mod logfile;
 pub(crate) mod mark;
+pub(crate) mod memtable;
 pub(crate) mod replay;
 pub(crate) mod segment;
 pub(crate) mod syncfile;
@@ -166,7 +171,9 @@ pub(crate) struct Store {
     identity: VolumeIdentity,
     db: Arc<DB>,
     pub(crate) segments: Segments,
-    write_options: WriteOptions,
+    memtables: Memtables,
+    /// RocksDB holds replicated rows of inodes below this number only.
+    flushed_inos: AtomicU64,
     /// Holds the lock while the store is open, and tells whether the directory is still the one that was opened.
     lock: File,
 }
@@ -229,20 +236,11 @@ impl Store {
         dir: &Path,
         identity: &VolumeIdentity,
         cache: &SharedCache,
-        state_buffer_bytes: u64,
         segment_bytes: u64,
     ) -> Result<Self, FsError> {
         identity.expect(&VolumeIdentity::read(dir)?, dir)?;
         let lock = lock(dir)?;
-        Self::open_parts(
-            dir,
-            identity,
-            cache,
-            state_buffer_bytes,
-            segment_bytes,
-            lock,
-            false,
-        )
+        Self::open_parts(dir, identity, cache, segment_bytes, lock, false)
     }
 
     /// Opens a store that has no `DIR/volume` yet, in order to fill it.
@@ -250,26 +248,16 @@ impl Store {
         dir: &Path,
         identity: &VolumeIdentity,
         cache: &SharedCache,
-        state_buffer_bytes: u64,
         segment_bytes: u64,
     ) -> Result<Self, FsError> {
         let lock = lock(dir)?;
-        Self::open_parts(
-            dir,
-            identity,
-            cache,
-            state_buffer_bytes,
-            segment_bytes,
-            lock,
-            true,
-        )
+        Self::open_parts(dir, identity, cache, segment_bytes, lock, true)
     }
 
     fn open_parts(
         dir: &Path,
         identity: &VolumeIdentity,
         cache: &SharedCache,
-        state_buffer_bytes: u64,
         segment_bytes: u64,
         lock: File,
         is_new: bool,
@@ -280,17 +268,34 @@ impl Store {
             tracing::warn!(path = %path.display(), "a file that is no segment");
         }
         let next_segment = found.ids.last().map_or(1, |last| last.0.saturating_add(1));
-        let db = open_state(&state_dir(dir), cache, state_buffer_bytes, is_new)?;
-        let mut write_options = WriteOptions::default();
-        write_options.disable_wal(true);
-        Ok(Self {
+        let db = open_state(&state_dir(dir), cache, is_new)?;
+        let mut store = Self {
             dir: dir.to_owned(),
             identity: *identity,
             db: Arc::new(db),
             segments: Segments::new(&segments, identity.store, segment_bytes, next_segment),
-            write_options,
+            memtables: Memtables::default(),
+            flushed_inos: AtomicU64::new(u64::MAX),
             lock,
-        })
+        };
+        let flushed_inos = store.highest_ino()?.map_or(0, |ino| ino.saturating_add(1));
+        store.flushed_inos = AtomicU64::new(flushed_inos);
+        Ok(store)
+    }
+
+    /// The highest inode number that a replicated row starts with.
+    fn highest_ino(&self) -> Result<Option<u64>, FsError> {
+        let mut highest = None;
+        for table in Table::ALL {
+            let last = self
+                .db
+                .iterator_cf(self.cf(table.into()), IteratorMode::End)
+                .next();
+            if let Some(row) = last {
+                highest = highest.max(Some(key_ino(&row?.0)?.0));
+            }
+        }
+        Ok(highest)
     }
 
     /// Refuses a directory that was replaced or removed since it was opened. Log and segments are written through descriptors,
@@ -320,152 +325,215 @@ impl Store {
         segments_dir(&self.dir)
     }
 
-    pub(crate) fn cf(&self, table: Table) -> &ColumnFamily {
+    fn cf(&self, table: AnyTable) -> &ColumnFamily {
         self.db
             .cf_handle(table.name())
             .expect("every table was opened with the database")
     }
 
-    pub(crate) fn local_cf(&self, table: LocalTable) -> &ColumnFamily {
-        self.db
-            .cf_handle(table.name())
-            .expect("every table was opened with the database")
+    /// Whether RocksDB may hold a row with this key, or one that sorts behind it. Inode numbers are never used again, so that
+    /// it holds nothing of an inode that was made since the last flush.
+    fn may_be_flushed(&self, table: AnyTable, key: &[u8]) -> bool {
+        match (table, key.first_chunk::<8>()) {
+            (AnyTable::Replicated(_), Some(ino)) => {
+                u64::from_be_bytes(*ino) < self.flushed_inos.load(Ordering::Acquire)
+            }
+            _ => true,
+        }
+    }
+
+    /// What `with` makes of a row, if there is one.
+    fn look<T>(
+        &self,
+        table: AnyTable,
+        key: &[u8],
+        with: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, FsError> {
+        if let Some(known) = self.memtables.get(table, key) {
+            return Ok(known.map(|raw| with(&raw)));
+        }
+        if !self.may_be_flushed(table, key) {
+            return Ok(None);
+        }
+        let raw = self.db.get_pinned_cf(self.cf(table), key)?;
+        Ok(raw.map(|raw| with(&raw)))
     }
 
     /// A replicated row as stored.
     pub(crate) fn raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
-        Ok(self.db.get_cf(self.cf(table), key)?)
+        self.look(table.into(), key, <[u8]>::to_vec)
     }
 
     /// A replicated row's body.
     pub(crate) fn body(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
-        match self.db.get_pinned_cf(self.cf(table), key)? {
-            Some(raw) => Ok(Some(row_body(&raw)?.to_vec())),
-            None => Ok(None),
-        }
+        self.look(table.into(), key, |raw| Ok(row_body(raw)?.to_vec()))?
+            .transpose()
     }
 
     pub(crate) fn local(&self, table: LocalTable, key: &[u8]) -> Result<Option<Vec<u8>>, FsError> {
-        Ok(self.db.get_cf(self.local_cf(table), key)?)
+        self.look(table.into(), key, <[u8]>::to_vec)
     }
 
     /// Rows of a replicated table with `from <= key < to`, as stored, ascending.
-    pub(crate) fn scan(&self, table: Table, from: &[u8], to: &[u8]) -> Rows<'_> {
-        self.rows(self.cf(table), from, to, Direction::Forward)
+    pub(crate) fn scan(&self, table: Table, from: &[u8], to: &[u8]) -> MergedRows<'_> {
+        self.rows(table.into(), from, to, Order::Ascending)
     }
 
     /// The same, descending.
-    pub(crate) fn scan_back(&self, table: Table, from: &[u8], to: &[u8]) -> Rows<'_> {
-        self.rows(self.cf(table), from, to, Direction::Reverse)
+    pub(crate) fn scan_back(&self, table: Table, from: &[u8], to: &[u8]) -> MergedRows<'_> {
+        self.rows(table.into(), from, to, Order::Descending)
     }
 
     /// Rows of a local table with `from <= key < to`, ascending.
-    pub(crate) fn scan_local(&self, table: LocalTable, from: &[u8], to: &[u8]) -> Rows<'_> {
-        self.rows(self.local_cf(table), from, to, Direction::Forward)
+    pub(crate) fn scan_local(&self, table: LocalTable, from: &[u8], to: &[u8]) -> MergedRows<'_> {
+        self.rows(table.into(), from, to, Order::Ascending)
     }
 
-    fn rows<'a>(
-        &'a self,
-        cf: &ColumnFamily,
-        from: &[u8],
-        to: &[u8],
-        direction: Direction,
-    ) -> Rows<'a> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(from);
-        options.set_iterate_upper_bound(to);
-        let mode = match direction {
-            Direction::Forward => IteratorMode::Start,
-            Direction::Reverse => IteratorMode::End,
+    fn rows(&self, table: AnyTable, from: &[u8], to: &[u8], order: Order) -> MergedRows<'_> {
+        let mode = match order {
+            Order::Ascending => IteratorMode::Start,
+            Order::Descending => IteratorMode::End,
         };
-        Rows {
-            iterator: self.db.iterator_cf_opt(cf, options, mode),
+        let (layers, db) = self.memtables.layers(|| {
+            self.may_be_flushed(table, from).then(|| {
+                let mut options = ReadOptions::default();
+                options.set_iterate_lower_bound(from);
+                options.set_iterate_upper_bound(to);
+                self.db.iterator_cf_opt(self.cf(table), options, mode)
+            })
+        });
+        MergedRows::new(layers, table, from, Some(to), order, db)
+    }
+
+    /// The state as it is now, which stays so for whoever holds it. No batch is in it by half.
+    pub(crate) fn picture(&self) -> Picture<'_> {
+        let (layers, snapshot) = self.memtables.seal(|| self.db.snapshot());
+        Picture {
+            store: self,
+            layers,
+            snapshot,
         }
     }
 
-    /// A picture of the state that does not change.
-    pub(crate) fn snapshot(&self) -> rocksdb::Snapshot<'_> {
-        self.db.snapshot()
+    /// Makes all changes of a batch: a kill of the process forgets them, until a flush has brought them to the disk.
+    pub(crate) fn write(&self, batch: Batch) {
+        self.memtables.apply(batch);
     }
 
-    /// Applies a batch to the memtables: all of it or nothing.
-    ///
-    /// # Errors
-    /// [`FsError::NoSpace`] while RocksDB waits for room on the disk; it takes batches again by itself once there is some.
-    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), FsError> {
-        self.db
-            .write_opt(batch, &self.write_options)
-            .map_err(full_or)
+    /// What has been written until now, for [`Self::flush`]. The caller holds the write lock, and has synced log and segments
+    /// under it.
+    pub(crate) fn seal(&self) -> Layers {
+        self.memtables.seal(|| ()).0
     }
 
-    /// Starts writing the state as it is now to disk, all tables as of one moment; returns once later writes are no longer
-    /// part of it. The caller holds the write lock, and has synced log and segments under it.
+    /// Brings what was sealed to the disk: all tables, as of one moment. One at a time.
     ///
     /// # Errors
-    /// [`FsError::NoSpace`] if the disk has no room for it: nothing was begun then, and nothing is lost.
-    pub(crate) fn start_flush(&self) -> Result<(), FsError> {
-        if free_bytes(&self.dir)? < self.flush_bytes()? {
+    /// [`FsError::NoSpace`] if the disk has no room for it: nothing is lost, and another flush brings it along.
+    pub(crate) fn flush(&self, sealed: &Layers) -> Result<(), FsError> {
+        if free_bytes(&self.dir)? < self.flush_bytes() {
             return Err(FsError::NoSpace);
         }
+        // One batch: RocksDB never holds a part of it.
+        let mut batch = WriteBatch::default();
+        for table in AnyTable::all() {
+            let cf = self.cf(table);
+            let mut last = None;
+            memtable::merged(sealed, table, |key, value| {
+                match value {
+                    Some(value) => batch.put_cf(cf, key, value),
+                    None => batch.delete_cf(cf, key),
+                }
+                last = key.first_chunk::<8>().copied();
+            });
+            if let (AnyTable::Replicated(_), Some(ino)) = (table, last) {
+                let above = u64::from_be_bytes(ino).saturating_add(1);
+                self.flushed_inos.fetch_max(above, Ordering::AcqRel);
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(full_or)?;
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        let families: Vec<&ColumnFamily> = self.families().collect();
-        self.db.flush_cfs_opt(&families, &options).map_err(full_or)
+        let families: Vec<&ColumnFamily> = AnyTable::all().map(|table| self.cf(table)).collect();
+        self.db
+            .flush_cfs_opt(&families, &options)
+            .map_err(full_or)?;
+        self.wait_for_flush()?;
+        self.memtables.forget(sealed);
+        Ok(())
+    }
+
+    fn wait_for_flush(&self) -> Result<(), FsError> {
+        // RocksDB's own wait does not end while the disk is full.
+        let start = Instant::now();
+        while self.sum_over_tables("rocksdb.num-immutable-mem-table")? != 0 {
+            // RocksDB counts its errors, and never forgets one. What it says to a write is how it is now.
+            let mut options = WriteOptions::default();
+            options.disable_wal(true);
+            self.db
+                .write_opt(WriteBatch::default(), &options)
+                .map_err(full_or)?;
+            if start.elapsed() > FLUSH_WAIT_MAX {
+                return Err(FsError::Corrupt(format!(
+                    "RocksDB has not written its state in {} s",
+                    FLUSH_WAIT_MAX.as_secs()
+                )));
+            }
+            thread::park_timeout(FLUSH_POLL);
+        }
+        Ok(())
     }
 
     /// What the state takes on the disk, bytes.
     pub(crate) fn disk_bytes(&self) -> Result<u64, FsError> {
-        let names = Table::ALL
-            .into_iter()
-            .map(Table::name)
-            .chain(LocalTable::ALL.into_iter().map(LocalTable::name));
-        let mut bytes = 0;
-        for name in names {
-            let cf = self
-                .db
-                .cf_handle(name)
-                .expect("every table was opened with the database");
-            let files = self
-                .db
-                .property_int_value_cf(cf, "rocksdb.live-sst-files-size")?;
-            bytes += files.unwrap_or(0);
-        }
-        Ok(bytes)
+        self.sum_over_tables("rocksdb.live-sst-files-size")
     }
 
-    /// True once everything that [`Self::start_flush`] caught is on the disk.
-    ///
-    /// # Errors
-    /// [`FsError::NoSpace`] if the disk became full: RocksDB goes on by itself once there is room, and a later flush
-    /// catches what this one did not bring to the disk.
-    pub(crate) fn flush_is_done(&self) -> Result<bool, FsError> {
-        if self.sum_over_tables("rocksdb.num-immutable-mem-table")? == 0 {
-            return Ok(true);
-        }
-        // RocksDB counts its errors, and never forgets one. What it says to a write is how it is now.
-        self.write(WriteBatch::default())?;
-        Ok(false)
-    }
-
-    /// Space that a flush needs now, bytes: rows in memory take about twice what they take on the disk.
-    pub(crate) fn flush_bytes(&self) -> Result<u64, FsError> {
-        Ok(self.sum_over_tables("rocksdb.cur-size-all-mem-tables")? / 2 + FLUSH_HEADROOM_BYTES)
+    /// Space that a flush needs now, bytes.
+    pub(crate) fn flush_bytes(&self) -> u64 {
+        self.memtables.bytes() + FLUSH_HEADROOM_BYTES
     }
 
     fn sum_over_tables(&self, property: &str) -> Result<u64, FsError> {
         let mut sum = 0;
-        for cf in self.families() {
-            sum += self.db.property_int_value_cf(cf, property)?.unwrap_or(0);
+        for table in AnyTable::all() {
+            let value = self.db.property_int_value_cf(self.cf(table), property)?;
+            sum += value.unwrap_or(0);
         }
         Ok(sum)
     }
+}
 
-    fn families(&self) -> impl Iterator<Item = &ColumnFamily> {
-        let replicated = Table::ALL.into_iter().map(|table| self.cf(table));
-        let local = LocalTable::ALL
-            .into_iter()
-            .map(|table| self.local_cf(table));
-        replicated.chain(local)
+/// The state at one moment.
+pub(crate) struct Picture<'a> {
+    pub(crate) store: &'a Store,
+    layers: Layers,
+    snapshot: rocksdb::Snapshot<'a>,
+}
+
+impl Picture<'_> {
+    /// A row as stored.
+    pub(crate) fn raw(
+        &self,
+        table: impl Into<AnyTable>,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, FsError> {
+        let table = table.into();
+        match memtable::get_in(&self.layers, table, key) {
+            Some(known) => Ok(known.map(|raw| raw.to_vec())),
+            None => Ok(self.snapshot.get_cf(self.store.cf(table), key)?),
+        }
+    }
+
+    /// Rows of a table from this key on, ascending.
+    pub(crate) fn rows(&self, table: impl Into<AnyTable>, from: &[u8]) -> MergedRows<'_> {
+        let table = table.into();
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let db = self.snapshot.iterator_cf(self.store.cf(table), mode);
+        let layers = self.layers.clone();
+        MergedRows::new(layers, table, from, None, Order::Ascending, Some(db))
     }
 }
 
@@ -480,19 +548,6 @@ fn full_or(error: rocksdb::Error) -> FsError {
 
 /// Key and value as stored.
 pub(crate) type Row = (Box<[u8]>, Box<[u8]>);
-
-/// Rows of a table.
-pub(crate) struct Rows<'a> {
-    iterator: rocksdb::DBIteratorWithThreadMode<'a, DB>,
-}
-
-impl Iterator for Rows<'_> {
-    type Item = Result<Row, FsError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.iterator.next().map(|row| row.map_err(FsError::from))
-    }
-}
 
 fn lock_path(dir: &Path) -> PathBuf {
     dir.join("lock")
@@ -520,10 +575,12 @@ fn lock(dir: &Path) -> Result<File, FsError> {
 /// What a flush needs besides what the memtables hold: its files' indexes, RocksDB's own books, and what others write to the
 /// disk meanwhile.
 const FLUSH_HEADROOM_BYTES: u64 = 1 << 20;
-/// Memtables are flushed by us long before they hold this many times the state buffer.
-const MEMTABLE_HEADROOM: u64 = 8;
-/// And never less than this, whatever the buffer.
-const MEMTABLE_BYTES_MIN: u64 = 512 << 20;
+/// How often a flush that runs is looked at.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
+/// A flush writes some hundred MiB at most. One that has not ended by then never will, and closing must not wait for it.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
+/// RocksDB's own memtables hold nothing but what is being flushed. After a full disk it goes on once so much is free.
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Memory that an idle table takes: 9 tables a volume, 100 volumes a node.
 const ARENA_BLOCK_BYTES: usize = 64 * 1024;
 /// Descriptors that one volume's state may hold.
@@ -532,15 +589,8 @@ const OPEN_TABLES_MAX: i32 = 128;
 const MANIFEST_BLOCK_BYTES: usize = 64 * 1024;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
-fn open_state(
-    path: &Path,
-    cache: &SharedCache,
-    state_buffer_bytes: u64,
-    is_new: bool,
-) -> Result<DB, FsError> {
-    // The crate has no setter for this one. Without it, closing would flush unsynced state.
-    let mut options =
-        Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
+fn open_state(path: &Path, cache: &SharedCache, is_new: bool) -> Result<DB, FsError> {
+    let mut options = Options::default();
     // Never in a store that was one: a database made anew in the place of a damaged one deletes what was left of that.
     options.create_if_missing(is_new);
     options.create_missing_column_families(is_new);
@@ -553,19 +603,21 @@ fn open_state(
     options.set_max_log_file_size(1 << 20);
     options.set_log_level(rocksdb::LogLevel::Warn);
     options.set_paranoid_checks(true);
-    let families = Table::ALL
-        .into_iter()
-        .map(Table::name)
-        .chain(LocalTable::ALL.into_iter().map(LocalTable::name))
-        .map(|name| ColumnFamilyDescriptor::new(name, table_options(cache, state_buffer_bytes)))
+    let default = || {
+        let mut options = Options::default();
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options
+    };
+    let families = AnyTable::all()
+        .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(cache)))
         .chain([ColumnFamilyDescriptor::new(
             rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
-            Options::default(),
+            default(),
         )]);
     DB::open_cf_descriptors(&options, path, families).map_err(FsError::StateLost)
 }
 
-fn table_options(cache: &SharedCache, state_buffer_bytes: u64) -> Options {
+fn table_options(cache: &SharedCache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache.0);
     blocks.set_cache_index_and_filter_blocks(true);
@@ -576,11 +628,7 @@ fn table_options(cache: &SharedCache, state_buffer_bytes: u64) -> Options {
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_arena_block_size(ARENA_BLOCK_BYTES);
-    // Memory is taken as rows come, so a bound that is far away costs nothing; and a log that was written with a bigger
-    // buffer than this one is still replayed without a flush of RocksDB's own.
-    let memtable = (state_buffer_bytes * MEMTABLE_HEADROOM).max(MEMTABLE_BYTES_MIN);
-    let memtable = usize::try_from(memtable).unwrap_or(usize::MAX);
-    options.set_write_buffer_size(memtable);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(4);
     options
 }

@@ -606,25 +606,11 @@ impl Inner {
         // Whatever must be read for it is read first: a record that cannot be applied must not get into the log, where it
         // would keep the volume from opening again.
         let folded = fold(&self.store, &core.totals, &step)?;
-        let before = (core.log.head(), *core.log.chain());
-        let done = core.log.append(&frame, pos, chain).and_then(|()| {
-            match folded.write(&self.store, &mut core.totals, &step) {
-                // A full disk loses nothing: nobody has seen the record yet, and it goes.
-                Err(FsError::NoSpace) => {
-                    core.log.take_back(frame.len(), before.0, before.1)?;
-                    Ok(false)
-                }
-                applied => applied.map(|()| true),
-            }
-        });
-        match done {
-            Ok(true) => {}
-            Ok(false) => return Err(FsError::NoSpace),
-            Err(error) => {
-                self.fail(&error);
-                return Err(error);
-            }
+        if let Err(error) = core.log.append(&frame, pos, chain) {
+            self.fail(&error);
+            return Err(error);
         }
+        folded.write(&self.store, &mut core.totals);
         if makes_orphan {
             core.last_orphan = Some(Instant::now());
         }

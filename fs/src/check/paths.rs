@@ -60,10 +60,9 @@ impl Names<'_> {
         if inode.kind != FileKind::Directory || inode.parent == ino || depth > DEPTH_MAX {
             return None;
         }
-        let cf = self.picture.store.cf(Table::Dentry);
         let name = self
             .picture
-            .rows(cf, &dentry_key(inode.parent, 0))
+            .rows(Table::Dentry, &dentry_key(inode.parent, 0))
             .map_while(Result::ok)
             .take_while(|(key, _)| key_ino(key).is_ok_and(|parent| parent == inode.parent))
             .filter_map(|(_, raw)| Dentry::decode(row_body(&raw).ok()?).ok())

@@ -189,11 +189,8 @@ impl Findings<'_> {
 pub(super) fn check_places(picture: &Picture<'_>, findings: &mut Findings<'_>) {
     let mut places = 0;
     let mut chunks = 0;
-    for row in picture.rows(picture.store.local_cf(LocalTable::Piece), &[]) {
-        match row
-            .map_err(FsError::from)
-            .and_then(|row| Place::decode(&row.1))
-        {
+    for row in picture.rows(LocalTable::Piece, &[]) {
+        match row.and_then(|row| Place::decode(&row.1)) {
             Ok(Place::Inline(_)) => {}
             Ok(Place::Segment(_)) => chunks += 1,
             Err(error) => findings.lost_row(None, LocalTable::Piece.name(), &error),
@@ -222,11 +219,9 @@ pub(super) fn check_places(picture: &Picture<'_>, findings: &mut Findings<'_>) {
 /// Each entry of the segments' index leads to a chunk that lies there; says how many entries there are.
 fn check_index(picture: &Picture<'_>, findings: &mut Findings<'_>) -> u64 {
     let mut entries = 0;
-    for row in picture.rows(picture.store.local_cf(LocalTable::SegmentIndex), &[]) {
+    for row in picture.rows(LocalTable::SegmentIndex, &[]) {
         entries += 1;
-        let entry = row
-            .map_err(FsError::from)
-            .and_then(|(key, id)| Ok((key_segment_index(&key)?, key_piece(&id)?)));
+        let entry = row.and_then(|(key, id)| Ok((key_segment_index(&key)?, key_piece(&id)?)));
         let ((segment, offset), id) = match entry {
             Ok(entry) => entry,
             Err(error) => {

@@ -7,12 +7,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use hafs_protocol::Pos;
-use rocksdb::WriteBatch;
 
 use super::*;
 use crate::store::key::{
-    Extent, ExtentSource, SegmentPlace, dentry_key, extent_key, row, segment_index_key, xattr_key,
+    AnyTable, Extent, ExtentSource, SegmentPlace, dentry_key, extent_key, row, segment_index_key,
+    xattr_key,
 };
+use crate::store::memtable::Batch;
 use crate::types::{Caller, XattrMode};
 use crate::volume::Volume;
 use crate::volume::tests::{Fixture, file};
@@ -98,24 +99,24 @@ impl Patient {
     }
 
     /// Writes a row into the state alone. `None`: takes it away.
-    fn write(&self, cf: &ColumnFamily, key: &[u8], raw: Option<Vec<u8>>) {
-        let mut batch = WriteBatch::default();
+    fn write(&self, table: impl Into<AnyTable>, key: &[u8], raw: Option<Vec<u8>>) {
+        let mut batch = Batch::default();
         match raw {
-            Some(raw) => batch.put_cf(cf, key, raw),
-            None => batch.delete_cf(cf, key),
+            Some(raw) => batch.put(table, key, raw),
+            None => batch.delete(table, key),
         }
-        self.store().write(batch).unwrap();
+        self.store().write(batch);
     }
 
     fn write_local(&self, table: LocalTable, key: &[u8], raw: Option<Vec<u8>>) {
-        self.write(self.store().local_cf(table), key, raw);
+        self.write(table, key, raw);
     }
 
     /// A replicated row that nobody can decode.
     fn spoil(&self, table: Table, key: &[u8]) {
         assert!(self.store().raw(table, key).unwrap().is_some());
         let spoilt = row(Pos::default(), b"");
-        self.write(self.store().cf(table), key, Some(spoilt));
+        self.write(table, key, Some(spoilt));
     }
 
     fn change_applied(&self, change: impl FnOnce(&mut Applied)) {
@@ -246,8 +247,7 @@ const CASES: &[(&str, Case)] = &[
     }),
     ("a row that no record wrote", |patient| {
         let (key, pos) = (xattr_key(patient.inline, b"user.k"), Pos::default());
-        let cf = patient.store().cf(Table::Xattr);
-        patient.write(cf, &key, Some(row(pos, b"w")));
+        patient.write(Table::Xattr, &key, Some(row(pos, b"w")));
         let what = "the digest over all rows is not the one kept";
         vec![of_volume(ProblemKind::Digest, what)]
     }),

@@ -395,24 +395,6 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Takes the newest record back, which nobody but the caller has seen and whose frame has this length; `before` and
-    /// `chain_before` are the record before it. After an error the log takes no more.
-    pub(crate) fn take_back(
-        &mut self,
-        frame_bytes: usize,
-        before: Pos,
-        chain_before: Chain,
-    ) -> Result<(), FsError> {
-        assert_eq!(before.lsn.next(), self.head.lsn, "only the newest");
-        let start = self.end.offset - frame_bytes as u64;
-        self.active.write_at(&[0; FRAME_HEADER_BYTES], start)?;
-        self.syncer.wrote(&self.active, FRAME_HEADER_BYTES as u64);
-        self.end.offset = start;
-        self.head = before;
-        self.chain = chain_before;
-        Ok(())
-    }
-
     fn write(&self, frame: &[u8]) -> Result<(), FsError> {
         fail::fail_point!("log-append", |_| Ok(()));
         self.active.write_at(frame, self.end.offset)

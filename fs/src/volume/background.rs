@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use hafs_protocol::Lsn;
 use parking_lot::MutexGuard;
-use rocksdb::WriteBatch;
 
 use super::collect::Effort;
 use super::{Chores, Core, Inner};
 use crate::error::FsError;
-use crate::store::Store;
-use crate::store::key::{LocalTable, SEGMENTS_AT_KEY, SegmentId, segment_key};
+use crate::store::key::{LocalTable, SegmentId, segment_key};
+use crate::store::memtable::Batch;
 
 /// Unsynced chunk bytes at which the housekeeper starts to push them out, so that no fsync finds much to do.
 const PUSH_BYTES: u64 = 4 << 20;
@@ -27,14 +26,9 @@ pub(super) const UNSYNCED_CHUNK_BYTES_MAX: u64 = 16 << 20;
 const UNFLUSHED_CHUNK_BYTES: u64 = 256 << 20;
 /// And after so many records, as replay takes some 50 µs for each.
 const UNFLUSHED_RECORDS: u64 = 16_384;
-/// Who changes something flushes, and so waits, once unflushed records fill so many state buffers. Their rows take up to
-/// three times their bytes in a memtable (short records that remove rows), and a memtable that is full
-/// (`MEMTABLE_HEADROOM` buffers) would be flushed by RocksDB itself, ahead of the log.
+/// Who changes something flushes, and so waits, once unflushed records fill so many state buffers: that bounds memory. Their
+/// rows take up to three times their bytes in a memtable (short records that remove rows).
 pub(super) const UNFLUSHED_BUFFERS_MAX: u64 = 2;
-/// How often a flush that runs is looked at.
-const FLUSH_POLL: Duration = Duration::from_millis(2);
-/// A flush writes some hundred MiB at most. One that has not ended by then never will, and closing must not wait for it.
-const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Bytes that die between two looks at whether the collector should run.
 const DIED_BYTES_LOOK: u64 = 32 << 20;
 /// What a flush leaves to be synced under the write lock, at most, unless writers are faster than the disk.
@@ -46,8 +40,6 @@ const IDLE_AFTER: Duration = Duration::from_secs(3);
 const PRESSED_LOOK: Duration = Duration::from_secs(1);
 /// And state is flushed when records of so many bytes are not, so that a flush needs little space.
 const PRESSED_UNFLUSHED_BYTES: u64 = 1 << 20;
-/// With so much more free than a flush needs, nobody fills the disk while it runs.
-const FLUSH_BYTES_SPARE: u64 = 64 << 20;
 
 impl Inner {
     pub(super) fn start_threads(inner: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, FsError> {
@@ -360,28 +352,16 @@ impl Inner {
                 break;
             }
         }
-        let is_tight = self.make_room_to_flush()?;
-        let (rows, unflushed, flushed) = {
+        self.make_room_to_flush()?;
+        let (rows, unflushed, flushed, sealed) = {
             let mut core = self.core.write();
             self.sync_to(core.log.head().lsn)?;
-            let rows = self.write_segment_rows(&mut core)?;
-            let started = self.store.start_flush().and_then(|()| {
-                if is_tight {
-                    // If the disk fills up now, RocksDB flushes by itself once there is space, and what it has then is what
-                    // we have just synced: nobody changes anything before that flush has ended.
-                    Self::wait_for_flush(&self.store)?;
-                }
-                Ok(())
-            });
-            if let Err(error) = started {
-                core.totals.segments_changed.extend(rows);
-                return Err(error);
-            }
+            let rows = self.write_segment_rows(&mut core);
             let unflushed = std::mem::take(&mut core.unflushed);
             self.flush_overdue.store(false, Ordering::Release);
-            (rows, unflushed, core.log.head().lsn)
+            (rows, unflushed, core.log.head().lsn, self.store.seal())
         };
-        if let Err(error) = Self::wait_for_flush(&self.store) {
+        if let Err(error) = self.store.flush(&sealed) {
             // None of it is on the disk, as far as we know: the next flush is for all of it.
             let mut core = self.core.write();
             core.totals.segments_changed.extend(rows);
@@ -404,12 +384,12 @@ impl Inner {
     }
 
     /// Sees to it that a flush finds space: RocksDB is not to meet a full disk, which it takes for a failure. Gives up what
-    /// can be given up for it. True: it is tight all the same.
+    /// can be given up for it.
     ///
     /// # Errors
     /// [`FsError::NoSpace`]: not now. Nothing is lost by that, the log has it all.
-    fn make_room_to_flush(&self) -> Result<bool, FsError> {
-        let needed = self.store.flush_bytes()?;
+    fn make_room_to_flush(&self) -> Result<(), FsError> {
+        let needed = self.store.flush_bytes();
         let mut disk = self.space.look(self.held_bytes())?;
         if disk.available == 0 {
             self.pressed();
@@ -426,13 +406,13 @@ impl Inner {
         if disk.free < needed {
             return Err(FsError::NoSpace);
         }
-        Ok(disk.free < needed + FLUSH_BYTES_SPARE)
+        Ok(())
     }
 
     /// What the collector may copy before it deletes anything, bytes: so much that copies and the flush after them
     /// find space. Half of what there is, since a new segment may take as much again as is written to it.
     pub(super) fn room_for_copies(&self) -> Result<u64, FsError> {
-        let flush = self.store.flush_bytes()?;
+        let flush = self.store.flush_bytes();
         let disk = self.space.look(self.held_bytes())?;
         let room = disk.free.saturating_sub(2 * flush) / 2;
         self.store
@@ -441,38 +421,19 @@ impl Inner {
         Ok(room)
     }
 
-    pub(super) fn wait_for_flush(store: &Store) -> Result<(), FsError> {
-        // RocksDB's crate has no call that waits for a flush without starting another, which would be ahead of the log.
-        let start = Instant::now();
-        while !store.flush_is_done()? {
-            if start.elapsed() > FLUSH_WAIT_MAX {
-                return Err(FsError::Corrupt(format!(
-                    "RocksDB has not written its state in {} s",
-                    FLUSH_WAIT_MAX.as_secs()
-                )));
-            }
-            thread::park_timeout(FLUSH_POLL);
-        }
-        Ok(())
-    }
-
     /// Brings the rows of the segments up to the present; returns which they were.
-    fn write_segment_rows(&self, core: &mut Core) -> Result<HashSet<SegmentId>, FsError> {
-        let mut batch = WriteBatch::default();
-        batch.put_cf(
-            self.store.local_cf(LocalTable::Local),
-            SEGMENTS_AT_KEY,
-            core.totals.applied.pos.lsn.0.to_le_bytes(),
-        );
-        let cf = self.store.local_cf(LocalTable::Segment);
+    fn write_segment_rows(&self, core: &mut Core) -> HashSet<SegmentId> {
+        let mut batch = Batch::default();
         for id in &core.totals.segments_changed {
             match core.totals.segments.get(id) {
-                Some(segment) => batch.put_cf(cf, segment_key(*id), segment.encode()),
-                None => batch.delete_cf(cf, segment_key(*id)),
+                Some(segment) => {
+                    batch.put(LocalTable::Segment, &segment_key(*id), segment.encode());
+                }
+                None => batch.delete(LocalTable::Segment, &segment_key(*id)),
             }
         }
-        self.store.write(batch)?;
-        Ok(std::mem::take(&mut core.totals.segments_changed))
+        self.store.write(batch);
+        std::mem::take(&mut core.totals.segments_changed)
     }
 }
 
@@ -547,7 +508,7 @@ mod tests {
                 start.elapsed() < Duration::from_secs(20),
                 "it never happens"
             );
-            thread::park_timeout(FLUSH_POLL);
+            thread::park_timeout(Duration::from_millis(2));
         }
     }
 }

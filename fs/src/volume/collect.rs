@@ -17,15 +17,14 @@ use std::time::{Duration, Instant};
 
 use hafs_protocol::{Lsn, PieceId};
 use parking_lot::RwLockWriteGuard;
-use rocksdb::WriteBatch;
 
 use super::{Core, Inner, Volume};
 use crate::apply::{SegmentDeltas, Totals, place_piece};
 use crate::error::FsError;
 use crate::store::key::{
-    LocalTable, Place, SEGMENTS_AT_KEY, SegmentId, SegmentPlace, SegmentUse, key_piece, piece_key,
-    segment_index_key,
+    LocalTable, Place, SegmentId, SegmentPlace, SegmentUse, key_piece, piece_key, segment_index_key,
 };
+use crate::store::memtable::Batch;
 use crate::store::segment::SEGMENT_HEADER_BYTES;
 
 /// Segments emptied in one round, and the bytes copied in it: bounds the space that copies take before the originals are
@@ -462,12 +461,11 @@ impl Inner {
         if self.chunk_in(segment, id)?.as_ref() != Some(&old) {
             return Ok(new.stored_bytes()); // died meanwhile; the copy is dead space
         }
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         let at = segment_index_key(old.segment, old.offset);
-        batch.delete_cf(self.store.local_cf(LocalTable::SegmentIndex), at);
-        batch.delete_cf(self.store.local_cf(LocalTable::Local), SEGMENTS_AT_KEY);
-        place_piece(&self.store, &mut batch, id, &Place::Segment(new.clone()));
-        self.store.write(batch)?;
+        batch.delete(LocalTable::SegmentIndex, &at);
+        place_piece(&mut batch, id, &Place::Segment(new.clone()));
+        self.store.write(batch);
         let mut uses = SegmentDeltas::default();
         uses.remove(&old);
         uses.add(&new);

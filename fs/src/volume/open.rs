@@ -43,13 +43,7 @@ impl Volume {
         check_settings(settings)?;
         Store::create_dirs(dir)?;
         Mark::create(dir)?;
-        let store = Store::open_new(
-            dir,
-            identity,
-            &settings.cache,
-            settings.state_buffer_bytes,
-            settings.segment_bytes,
-        )?;
+        let store = Store::open_new(dir, identity, &settings.cache, settings.segment_bytes)?;
         let log = LogWriter::create(&log_dir(dir), identity.store, settings.log_file_bytes)?;
         let inner = Inner::new(
             store,
@@ -106,13 +100,7 @@ impl Volume {
         let began = Instant::now();
         check_settings(settings)?;
         make_room_to_open(dir);
-        let store = Store::open(
-            dir,
-            identity,
-            &settings.cache,
-            settings.state_buffer_bytes,
-            settings.segment_bytes,
-        )?;
+        let store = Store::open(dir, identity, &settings.cache, settings.segment_bytes)?;
         let (mark, durable) = Mark::open(dir)?;
         drop(mark);
         let durable = durable.max(settings.committed);

@@ -17,8 +17,8 @@ use crate::error::FsError;
 use crate::record::Piece;
 use crate::store::Store;
 use crate::store::key::{
-    APPLIED_KEY, Applied, EPOCHS_KEY, LocalTable, Place, SEGMENTS_AT_KEY, SegmentId, SegmentUse,
-    Table, decode_epochs, key_ino,
+    APPLIED_KEY, Applied, EPOCHS_KEY, LocalTable, Place, SegmentId, SegmentUse, Table,
+    decode_epochs, key_ino,
 };
 use crate::store::logfile::{ChunkPlace, Framed};
 use crate::store::segment::{RecoveredChunk, SEGMENT_HEADER_BYTES, Segments};
@@ -186,16 +186,6 @@ fn load_totals(store: &Store) -> Result<Totals, FsError> {
     for row in store.scan(Table::Orphan, &[], &KEY_END) {
         totals.orphans.insert(key_ino(&row?.0)?);
     }
-    let rows_at = store.local(LocalTable::Local, SEGMENTS_AT_KEY)?;
-    if rows_at.as_deref() != Some(&totals.applied.pos.lsn.0.to_le_bytes()) {
-        tracing::warn!(
-            volume = %store.identity().volume,
-            lsn = %totals.applied.pos.lsn,
-            "the state was flushed by RocksDB itself; the books of the segments are made anew"
-        );
-        count_segments(store, &mut totals)?;
-        return Ok(totals);
-    }
     for row in store.scan_local(LocalTable::Segment, &[], &KEY_END) {
         let (key, raw) = row?;
         totals
@@ -203,30 +193,6 @@ fn load_totals(store: &Store) -> Result<Totals, FsError> {
             .insert(SegmentId(key_ino(&key)?.0), SegmentUse::decode(&raw)?);
     }
     Ok(totals)
-}
-
-/// What the segments hold, by the rows of the pieces. The rows of the segments are for a moment that is past: what was
-/// written since would be taken for dead by them.
-fn count_segments(store: &Store, totals: &mut Totals) -> Result<(), FsError> {
-    // Whatever has a row must get a new one, or none.
-    for row in store.scan_local(LocalTable::Segment, &[], &KEY_END) {
-        totals
-            .segments_changed
-            .insert(SegmentId(key_ino(&row?.0)?.0));
-    }
-    for row in store.scan_local(LocalTable::Piece, &[], &KEY_END) {
-        if let Place::Segment(place) = Place::decode(&row?.1)? {
-            let segment = totals.segments.entry(place.segment).or_insert(SegmentUse {
-                end: SEGMENT_HEADER_BYTES,
-                live_bytes: 0,
-            });
-            let end = u64::from(place.offset).saturating_add(place.stored_bytes());
-            segment.end = segment.end.max(end);
-            segment.live_bytes = segment.live_bytes.saturating_add(place.stored_bytes());
-            totals.segments_changed.insert(place.segment);
-        }
-    }
-    Ok(())
 }
 
 /// Segments that a predecessor left are sealed; those that no record names are deleted. What is damaged stops nothing: the

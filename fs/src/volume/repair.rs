@@ -16,6 +16,7 @@ use crate::clock;
 use crate::error::{FsError, LogLoss};
 use crate::store::key::{LOSSES_KEY, LocalTable, Loss, decode_losses, encode_losses};
 use crate::store::mark::Mark;
+use crate::store::memtable::Batch;
 use crate::store::replay::LogReader;
 use crate::store::syncfile::{io_error, sync_dir};
 use crate::store::{Store, VolumeIdentity, log_dir};
@@ -65,13 +66,7 @@ impl Volume {
         accept_loss: bool,
     ) -> Result<Repair, FsError> {
         check_settings(settings)?;
-        let store = Store::open(
-            dir,
-            identity,
-            &settings.cache,
-            settings.state_buffer_bytes,
-            settings.segment_bytes,
-        )?;
+        let store = Store::open(dir, identity, &settings.cache, settings.segment_bytes)?;
         let (durable, mark) = match Mark::open(dir) {
             Ok((_, durable)) => (durable, None),
             Err(FsError::Corrupt(why)) => (Lsn(0), Some(why)),
@@ -154,10 +149,8 @@ fn record_loss(store: &Store, loss: &LogLoss) -> Result<(), FsError> {
         to: loss.newest.max(loss.synced),
         accepted: clock::now(),
     });
-    let mut batch = rocksdb::WriteBatch::default();
-    let cf = store.local_cf(LocalTable::Local);
-    batch.put_cf(cf, LOSSES_KEY, encode_losses(&losses));
-    store.write(batch)?;
-    store.start_flush()?;
-    Inner::wait_for_flush(store)
+    let mut batch = Batch::default();
+    batch.put(LocalTable::Local, LOSSES_KEY, encode_losses(&losses));
+    store.write(batch);
+    store.flush(&store.seal())
 }

@@ -374,41 +374,6 @@ fn an_epoch_that_was_used_is_refused() {
 }
 
 #[test]
-fn a_flush_that_rocksdb_makes_by_itself_loses_no_segment() {
-    let mut fixture = Fixture::new();
-    let volume = fixture.open();
-    let ino = file(&volume, b"a");
-    let bytes = |n: u64| vec![u8::try_from(n % 251).unwrap() + 1; 1 << 20];
-    volume.write(ino, 0, &bytes(0), false, false).unwrap();
-    volume.inner.flush().unwrap();
-    for n in 1..6 {
-        volume.write(ino, n << 20, &bytes(n), false, false).unwrap();
-    }
-    volume
-        .write(ino, 1 << 20, &bytes(100), false, false)
-        .unwrap();
-    volume.sync().unwrap();
-    // The state of this moment, with the segments' rows of the flush before.
-    volume.inner.store.start_flush().unwrap();
-    Inner::wait_for_flush(&volume.inner.store).unwrap();
-    volume.crash();
-
-    for _ in 0..2 {
-        let volume = fixture.open();
-        assert_clean(&volume);
-        volume.collect().unwrap();
-        for n in 0..6 {
-            let expected = bytes(if n == 1 { 100 } else { n });
-            assert!(
-                volume.read(ino, n << 20, 1 << 20).unwrap() == expected,
-                "{n}"
-            );
-        }
-        volume.crash();
-    }
-}
-
-#[test]
 fn what_was_replayed_counts_until_it_is_flushed() {
     let mut fixture = Fixture::new();
     let buffer = fixture.settings.state_buffer_bytes;
