@@ -63,30 +63,72 @@ const PIECE_INLINE: u8 = 1;
 /// the room that a frame needs.
 pub(crate) const RECORD_MUTATIONS_MAX: usize = 1024;
 
+/// A mutation as it is written down: table, key, body.
+pub(crate) type MutationParts<'a> = (Table, &'a [u8], Option<&'a [u8]>);
+
+/// A piece as it is written down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PieceParts<'a> {
+    pub(crate) id: PieceId,
+    pub(crate) ino: Ino,
+    pub(crate) file_offset: u64,
+    pub(crate) len: u32,
+    pub(crate) hash: &'a [u8; 32],
+    pub(crate) inline: Option<&'a [u8]>,
+}
+
+/// A record's bytes: everything but the inline data, whose hashes it holds; then the inline data.
+pub(crate) fn encode<'a>(
+    pos: Pos,
+    kind: RecordKind,
+    mutations: impl ExactSizeIterator<Item = MutationParts<'a>>,
+    pieces: impl ExactSizeIterator<Item = PieceParts<'a>> + Clone,
+) -> EncodedRecord {
+    let inline = pieces.clone().filter_map(|piece| piece.inline);
+    let inline_bytes: usize = inline.clone().map(<[u8]>::len).sum();
+    let rows_bytes = 64 + mutations.len() * 160 + pieces.len() * 80;
+    let mut bytes = Vec::with_capacity(rows_bytes + inline_bytes);
+    bytes.push(RECORD_VERSION);
+    bytes.push(match kind {
+        RecordKind::Mutations => KIND_MUTATIONS,
+        RecordKind::EpochStart => KIND_EPOCH_START,
+    });
+    bytes.extend_from_slice(&pos.epoch.0.to_le_bytes());
+    bytes.extend_from_slice(&pos.lsn.0.to_le_bytes());
+    bytes.extend_from_slice(&count(mutations.len()));
+    bytes.extend_from_slice(&count(pieces.len()));
+    for mutation in mutations {
+        encode_mutation(&mut bytes, mutation);
+    }
+    for piece in pieces {
+        encode_piece(&mut bytes, &piece);
+    }
+    let chained_len = bytes.len();
+    for inline in inline {
+        bytes.extend_from_slice(inline);
+    }
+    EncodedRecord { bytes, chained_len }
+}
+
 impl Record {
-    /// The record's bytes: everything but the inline data, whose hashes it holds; then the inline data.
+    /// See [`encode`].
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn encode(&self) -> EncodedRecord {
-        let mut bytes = Vec::with_capacity(64 + self.mutations.len() * 160);
-        bytes.push(RECORD_VERSION);
-        bytes.push(match self.kind {
-            RecordKind::Mutations => KIND_MUTATIONS,
-            RecordKind::EpochStart => KIND_EPOCH_START,
-        });
-        bytes.extend_from_slice(&self.pos.epoch.0.to_le_bytes());
-        bytes.extend_from_slice(&self.pos.lsn.0.to_le_bytes());
-        bytes.extend_from_slice(&count(self.mutations.len()));
-        bytes.extend_from_slice(&count(self.pieces.len()));
-        for mutation in &self.mutations {
-            encode_mutation(&mut bytes, mutation);
-        }
-        for piece in &self.pieces {
-            encode_piece(&mut bytes, piece);
-        }
-        let chained_len = bytes.len();
-        for inline in self.pieces.iter().filter_map(|piece| piece.inline.as_ref()) {
-            bytes.extend_from_slice(inline);
-        }
-        EncodedRecord { bytes, chained_len }
+        let mutations = self.mutations.iter();
+        let pieces = self.pieces.iter();
+        encode(
+            self.pos,
+            self.kind,
+            mutations.map(|row| (row.table, row.key.as_slice(), row.body.as_deref())),
+            pieces.map(|piece| PieceParts {
+                id: piece.id,
+                ino: piece.ino,
+                file_offset: piece.file_offset,
+                len: piece.len,
+                hash: &piece.hash,
+                inline: piece.inline.as_deref(),
+            }),
+        )
     }
 
     /// Reads a record back, and how many of its bytes the chain covers.
@@ -167,17 +209,13 @@ fn count(len: usize) -> [u8; 4] {
         .to_le_bytes()
 }
 
-fn encode_mutation(out: &mut Vec<u8>, mutation: &Mutation) {
-    let key_len = u16::try_from(mutation.key.len()).expect("keys are below 300 bytes");
-    out.push(mutation.table.tag());
-    out.push(if mutation.body.is_some() {
-        OP_PUT
-    } else {
-        OP_DEL
-    });
+fn encode_mutation(out: &mut Vec<u8>, (table, key, body): MutationParts<'_>) {
+    let key_len = u16::try_from(key.len()).expect("keys are below 300 bytes");
+    out.push(table.tag());
+    out.push(if body.is_some() { OP_PUT } else { OP_DEL });
     out.extend_from_slice(&key_len.to_le_bytes());
-    out.extend_from_slice(&mutation.key);
-    if let Some(body) = &mutation.body {
+    out.extend_from_slice(key);
+    if let Some(body) = body {
         out.extend_from_slice(&count(body.len()));
         out.extend_from_slice(body);
     }
@@ -200,13 +238,13 @@ fn decode_mutation(reader: &mut Reader<'_>) -> Result<Mutation, FsError> {
     Ok(Mutation { table, key, body })
 }
 
-fn encode_piece(out: &mut Vec<u8>, piece: &Piece) {
+fn encode_piece(out: &mut Vec<u8>, piece: &PieceParts<'_>) {
     out.extend_from_slice(&piece.id.epoch.0.to_le_bytes());
     out.extend_from_slice(&piece.id.counter.to_le_bytes());
     out.extend_from_slice(&piece.ino.0.to_le_bytes());
     out.extend_from_slice(&piece.file_offset.to_le_bytes());
     out.extend_from_slice(&piece.len.to_le_bytes());
-    out.extend_from_slice(&piece.hash);
+    out.extend_from_slice(piece.hash);
     out.push(if piece.inline.is_some() {
         PIECE_INLINE
     } else {

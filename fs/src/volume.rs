@@ -29,7 +29,7 @@ use crate::check::{self, CheckProgress, CheckReport, Problem, ProblemKind};
 use crate::error::FsError;
 use crate::log::{FsyncDone, Watermarks};
 use crate::metrics::{Metrics, VolumeMetrics};
-use crate::record::{Mutation, Record, RecordKind};
+use crate::record::{self, RecordKind};
 use crate::space::{Ballast, DiskSpace};
 use crate::store::key::{EMPTY_FILE_BYTES, Place, SegmentPlace, Table};
 use crate::store::logfile::{ChunkPlace, LogWriter, encode_frame};
@@ -552,20 +552,13 @@ impl Inner {
             epoch: self.epoch,
             lsn: core.log.head().lsn.next(),
         };
-        let record = Record {
+        let rows = changes.iter();
+        let encoded = record::encode(
             pos,
             kind,
-            mutations: changes
-                .iter()
-                .map(|change| Mutation {
-                    table: change.table,
-                    key: change.key.clone(),
-                    body: change.new.clone(),
-                })
-                .collect(),
-            pieces: pieces.iter().map(NewPiece::piece).collect(),
-        };
-        let encoded = record.encode();
+            rows.map(|row| (row.table, row.key.as_slice(), row.new.as_deref())),
+            pieces.iter().map(NewPiece::parts),
+        );
         let chain = encoded.chain(core.log.chain());
         let places: Vec<ChunkPlace> = pieces
             .iter()

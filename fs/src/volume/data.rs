@@ -317,6 +317,9 @@ impl Inner {
         }
         let mut bytes = vec![0; index(end - offset)];
         let mut chunks = Vec::new();
+        if inode.extent_bytes == 0 {
+            return Ok((bytes, chunks));
+        }
         for extent in self.extents(ino, offset, end) {
             let (start, extent, _) = extent?;
             let ExtentSource::Piece {
@@ -373,6 +376,9 @@ impl Inner {
         to: u64,
     ) -> Result<Cut, FsError> {
         let mut freed = 0;
+        if txn.inode(ino)?.extent_bytes == 0 {
+            return Ok(Cut::All { freed }); // it has no extents
+        }
         let rows = self
             .store
             .scan_back(Table::Extent, &extent_key(ino, 0), &extent_key(ino, to));

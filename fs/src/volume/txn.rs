@@ -3,13 +3,13 @@
 //! [`crate::volume`]'s operations build one under the volume's write lock. Every row that is changed is read first, since
 //! the digest and the books need to know what was there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use hafs_protocol::PieceId;
 
 use crate::apply::Change;
 use crate::error::FsError;
-use crate::record::{Piece, RECORD_MUTATIONS_MAX};
+use crate::record::{PieceParts, RECORD_MUTATIONS_MAX};
 use crate::store::Store;
 use crate::store::key::{
     Dentry, Extent, Inode, NAME_COLLISIONS_MAX, Place, Table, dentry_key, extent_key, ino_key,
@@ -30,15 +30,15 @@ pub(crate) struct NewPiece {
 
 impl NewPiece {
     /// As the record names it.
-    pub(crate) fn piece(&self) -> Piece {
-        Piece {
+    pub(crate) fn parts(&self) -> PieceParts<'_> {
+        PieceParts {
             id: self.id,
             ino: self.ino,
             file_offset: self.file_offset,
             len: self.len,
-            hash: self.hash,
+            hash: &self.hash,
             inline: match &self.place {
-                Place::Inline(bytes) => Some(bytes.clone()),
+                Place::Inline(bytes) => Some(bytes),
                 Place::Segment(_) => None,
             },
         }
@@ -99,12 +99,13 @@ impl<'a> Txn<'a> {
     }
 
     fn entry(&mut self, table: Table, key: &[u8]) -> Result<&mut Entry, FsError> {
-        let id = (table, key.to_vec());
-        if !self.entries.contains_key(&id) {
-            let old = self.store.raw(table, key)?;
-            self.entries.insert(id.clone(), Entry { old, new: None });
+        match self.entries.entry((table, key.to_vec())) {
+            btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            btree_map::Entry::Vacant(vacant) => {
+                let old = self.store.raw(table, key)?;
+                Ok(vacant.insert(Entry { old, new: None }))
+            }
         }
-        Ok(self.entries.get_mut(&id).expect("inserted above"))
     }
 
     /// A row's body, with the changes made so far.
@@ -124,8 +125,8 @@ impl<'a> Txn<'a> {
 
     /// An inode that must be there.
     pub(crate) fn inode(&mut self, ino: Ino) -> Result<Inode, FsError> {
-        match self.body(Table::Inode, &ino_key(ino))? {
-            Some(body) => Inode::decode(&body),
+        match self.entry(Table::Inode, &ino_key(ino))?.body()? {
+            Some(body) => Inode::decode(body),
             None => Err(FsError::Stale(ino)),
         }
     }
