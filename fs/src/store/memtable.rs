@@ -9,7 +9,7 @@
 //! stay until a flush has brought them all to the disk.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -26,9 +26,14 @@ use crate::error::FsError;
 /// Memory that a row takes besides its key and value: its place in the tree, two allocations.
 const ROW_OVERHEAD_BYTES: usize = 96;
 
+/// A row, or `None` where one was deleted.
+type Cell = Option<Bytes>;
+/// Rows of one table.
+type Tree = BTreeMap<Box<[u8]>, Cell>;
+
 /// Changes of rows that are made together.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(Vec<(AnyTable, Box<[u8]>, Option<Bytes>)>);
+pub(crate) struct Batch(Vec<(AnyTable, Box<[u8]>, Cell)>);
 
 impl Batch {
     pub(crate) fn put(&mut self, table: impl Into<AnyTable>, key: &[u8], value: Vec<u8>) {
@@ -39,9 +44,6 @@ impl Batch {
         self.0.push((table.into(), key.into(), None));
     }
 }
-
-/// Rows of one table: `None` where a row was deleted.
-type Tree = BTreeMap<Box<[u8]>, Option<Bytes>>;
 
 /// What was written between two seals.
 #[derive(Debug, Default)]
@@ -57,7 +59,7 @@ impl Memtable {
 
     fn apply(&self, batch: Batch) {
         for (table, key, value) in batch.0 {
-            let value_len = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+            let value_len = |value: &Cell| value.as_ref().map_or(0, Bytes::len);
             let (key_len, added) = (key.len(), value_len(&value));
             let before = self.tables[table.index()].write().insert(key, value);
             let grown = match &before {
@@ -101,7 +103,7 @@ impl Memtables {
     }
 
     /// What is known of a row: `None` if no memtable knows it, `Some(None)` if it was deleted.
-    pub(crate) fn get(&self, table: AnyTable, key: &[u8]) -> Option<Option<Bytes>> {
+    pub(crate) fn get(&self, table: AnyTable, key: &[u8]) -> Option<Cell> {
         let stack = self.0.read();
         if let Some(found) = stack.active.tree(table).get(key) {
             return Some(found.clone());
@@ -145,11 +147,7 @@ impl Memtables {
 }
 
 /// What these memtables know of a row.
-pub(crate) fn get_in(
-    layers: &[Arc<Memtable>],
-    table: AnyTable,
-    key: &[u8],
-) -> Option<Option<Bytes>> {
+pub(crate) fn get_in(layers: &[Arc<Memtable>], table: AnyTable, key: &[u8]) -> Option<Cell> {
     layers
         .iter()
         .find_map(|layer| layer.tree(table).get(key).cloned())
@@ -162,8 +160,7 @@ pub(crate) fn merged(
     mut each: impl FnMut(&[u8], Option<&Bytes>),
 ) {
     let trees: Vec<_> = layers.iter().map(|layer| layer.tree(table)).collect();
-    let mut heads: Vec<Peekable<btree_map::Iter<'_, Box<[u8]>, Option<Bytes>>>> =
-        trees.iter().map(|tree| tree.iter().peekable()).collect();
+    let mut heads: Vec<_> = trees.iter().map(|tree| tree.iter().peekable()).collect();
     loop {
         let next = heads.iter_mut().filter_map(|head| Some(&**head.peek()?.0));
         let Some(key) = next.min() else { return };
@@ -196,7 +193,7 @@ pub(crate) struct MergedRows<'a> {
     to: Option<Box<[u8]>>,
     order: Order,
     /// Next row of each memtable.
-    heads: Vec<Option<(Box<[u8]>, Option<Bytes>)>>,
+    heads: Vec<Option<(Box<[u8]>, Cell)>>,
     /// `None`: RocksDB holds no row of the range.
     db: Option<Peekable<DBIteratorWithThreadMode<'a, DB>>>,
 }
@@ -228,7 +225,7 @@ impl<'a> MergedRows<'a> {
     }
 
     /// The row of a memtable that comes after `behind`.
-    fn look(&self, layer: usize, behind: Option<&[u8]>) -> Option<(Box<[u8]>, Option<Bytes>)> {
+    fn look(&self, layer: usize, behind: Option<&[u8]>) -> Option<(Box<[u8]>, Cell)> {
         let tree = self.layers[layer].tree(self.table);
         let first = Bound::Included(&*self.from);
         let end = match &self.to {
