@@ -6,6 +6,7 @@
 #   PREFIX, DESTDIR    where `make install` puts things        (default /usr/local, and no staging directory)
 #   ROCKSDB_LIB_DIR    a directory with librocksdb.a             (default: built once by tools/scripts/build-rocksdb)
 #   BENCH_ARGS         more for `hafs-bench filesystem`, for example BENCH_ARGS='--rounds 5 --only small -o json'
+#   PEER               `PEER=gluster make bench` measures GlusterFS too, set up for the run (installs Debian's)
 #   NEXTEST_ARGS       more for `cargo nextest run`, for example NEXTEST_ARGS='-E test(rename)'
 
 SHELL := /bin/bash
@@ -105,9 +106,9 @@ benches: rocksdb ## Compile the benches
 
 .PHONY: bench
 bench: build ## Measure a hafs mount beside ext4, bare FUSE and bindfs on one disk (as root; BENCH_ARGS='--only small')
-	@tools/scripts/install-packages bench
+	@tools/scripts/install-packages bench $(addprefix bench-,$(PEER))
 	@cargo build $(CARGO_FLAGS) -p hafs-bench
-	@HAFS_BIN_DIR=$(BIN_DIR) $(CARGO_TARGET_DIR)/release/hafs-bench filesystem $(BENCH_ARGS)
+	@HAFS_BIN_DIR=$(BIN_DIR) $(CARGO_TARGET_DIR)/release/hafs-bench filesystem $(addprefix --peer ,$(PEER)) $(BENCH_ARGS)
 
 .PHONY: scale
 scale: rocksdb ## Measure ten million files, a directory of a million, a sparse TiB (as root, half an hour, 18 GiB; SCALE_ARGS)

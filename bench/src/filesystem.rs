@@ -8,6 +8,7 @@
 mod command;
 mod disk;
 mod fio;
+mod gluster;
 mod null;
 mod process;
 mod source_tree;
@@ -21,6 +22,7 @@ use anyhow::bail;
 
 use self::command::is_here;
 use self::disk::Disk;
+use self::gluster::Gluster;
 use self::source_tree::SourceTree;
 use self::subject::Subject;
 use self::table::{Cell, Setup, Table, Versions};
@@ -48,6 +50,9 @@ pub(crate) struct Settings {
     /// Leave these filesystems out
     #[arg(long, value_delimiter = ',', value_parser = ["null", "bindfs"])]
     without: Vec<String>,
+    /// Measure this one too, set up for the run and taken down with it
+    #[arg(long, value_parser = ["gluster"])]
+    peer: Option<String>,
     /// Do so many times less of everything: to try the bench, not for figures
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     divide: u64,
@@ -80,13 +85,16 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
             "the bench mounts filesystems\n  why: it does not run as root\n  next: sudo -E make bench"
         );
     }
+    if settings.peer.is_some() {
+        gluster::check_installed()?;
+    }
     let disk_bytes = settings.disk_gib << 30;
     let machine = Machine::of(&settings.dir)?;
     let scratch = Scratch::create(&settings.dir, disk_bytes + DISK_OVERHEAD_BYTES, false)?;
     say(&format!("measuring on {}", machine.line()));
-    let disk = Disk::create(&scratch, disk_bytes)?;
+    let disk = Disk::create(interrupt, &scratch, disk_bytes)?;
     let aside = scratch.fresh_dir("aside")?;
-    let tree = SourceTree::create(&aside, settings.divide)?;
+    let tree = SourceTree::create(interrupt, &aside, settings.divide)?;
     let bench = Bench {
         interrupt,
         divisor: settings.divide,
@@ -138,6 +146,19 @@ fn start(
     let wants = |name: &str| !settings.without.iter().any(|left_out| left_out == name);
     let dir = scratch.path("");
     let mut subjects = vec![Subject::ext4(disk.dir())?];
+    // Before all others: its namespace holds copies of the mounts that there are, and is dropped first.
+    if settings.peer.is_some() {
+        let gluster = Gluster::start(interrupt, &scratch.fresh_dir("glusterd")?)?;
+        for copies in [1, 2] {
+            subjects.push(Subject::gluster(
+                interrupt,
+                &gluster,
+                copies,
+                disk.dir(),
+                &dir,
+            )?);
+        }
+    }
     subjects.push(Subject::hafs(disk.dir(), &dir, settings.disk_gib)?);
     if wants("null") {
         subjects.push(Subject::null(&dir)?);

@@ -13,6 +13,7 @@ mod sample;
 mod scale;
 mod scratch;
 mod store_format;
+mod usage;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ struct Cli {
 enum Command {
     /// What the parts of an on-disk format cost: syncs, bulk writes, batches, hashes
     StoreFormat(StoreFormat),
-    /// A hafs mount beside ext4, bare FUSE and bindfs on one disk: rates, latencies, ratios
+    /// A hafs mount beside ext4, bare FUSE, bindfs and GlusterFS on one disk: rates, latencies, ratios
     Filesystem(FilesystemArgs),
     /// Ten million files, a directory of a million, a sparse TiB: rates, memory, the time to open
     Scale(ScaleArgs),

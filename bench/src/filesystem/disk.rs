@@ -10,7 +10,8 @@ use std::process::Command;
 use anyhow::Context;
 use hafs_tests::mount::mounts_on;
 
-use super::command::{output, run};
+use super::command::{output, output_unless, run};
+use crate::interrupt::Interrupt;
 use crate::scratch::{Scratch, say};
 
 /// Everything is written when it is made, nothing later while something is measured.
@@ -26,15 +27,22 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Makes an image of `bytes` in `scratch`, every block of it reserved, with an empty ext4 on it.
-    pub(crate) fn create(scratch: &Scratch, bytes: u64) -> anyhow::Result<Self> {
+    pub(crate) fn create(
+        interrupt: &Interrupt,
+        scratch: &Scratch,
+        bytes: u64,
+    ) -> anyhow::Result<Self> {
         let image = scratch.path("disk.img");
         let file = File::create(&image).context("cannot make the image")?;
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)
             .context("no room for the image")?;
         // Written once, so that the disk below need not convert blocks while something is measured.
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", MKFS_EXTENDED])
-            .arg(&image))?;
+        output_unless(
+            interrupt,
+            Command::new("mkfs.ext4")
+                .args(["-q", "-F", "-E", MKFS_EXTENDED])
+                .arg(&image),
+        )?;
         let device = output(
             Command::new("losetup")
                 .args(["--find", "--show", "--direct-io=on"])

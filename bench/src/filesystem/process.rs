@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use hafs_tests::command::wait_within;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Interrupted};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const START_LOOK: Duration = Duration::from_millis(20);
@@ -40,7 +40,7 @@ impl Process {
         command: &mut Command,
         log: &Path,
         end: Signal,
-        mut is_ready: impl FnMut() -> anyhow::Result<bool>,
+        mut is_ready: impl FnMut(Pid) -> anyhow::Result<bool>,
     ) -> anyhow::Result<Self> {
         let output = File::create(log)?;
         let child = command
@@ -55,9 +55,14 @@ impl Process {
             if let Some(status) = process.child.try_wait()? {
                 bail!("it ended with {status}");
             }
-            is_ready()
+            is_ready(process.pid())
         })
-        .with_context(|| format!("{command:?} said:\n{}", last_words(log)))?;
+        .map_err(|error| {
+            if error.is::<Interrupted>() {
+                return error;
+            }
+            error.context(format!("{command:?} said:\n{}", last_words(log)))
+        })?;
         Ok(process)
     }
 
@@ -94,6 +99,17 @@ pub(crate) fn wait_for(
     Ok(())
 }
 
+/// Those that `pid` started and that still run.
+pub(crate) fn children(pid: Pid) -> anyhow::Result<Vec<Pid>> {
+    let number = pid.as_raw_nonzero();
+    let path = PathBuf::from(format!("/proc/{number}/task/{number}/children"));
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let numbers = text.split_whitespace();
+    Ok(numbers
+        .filter_map(|number| Pid::from_raw(number.parse().ok()?))
+        .collect())
+}
+
 fn last_words(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let from = text.len().saturating_sub(LAST_WORDS_BYTES);
@@ -116,7 +132,7 @@ mod tests {
             &mut command,
             &dir.path().join("log"),
             Signal::TERM,
-            || Ok(false),
+            |_| Ok(false),
         )
         .unwrap_err();
         let error = format!("{error:#}");
@@ -137,7 +153,7 @@ mod tests {
             &mut command,
             &log,
             Signal::TERM,
-            || Ok(true),
+            |_| Ok(true),
         )
         .unwrap();
         let pid = process.pid();

@@ -10,7 +10,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use super::command::run;
+use super::command::output_unless;
+use crate::interrupt::Interrupt;
 
 /// Files in all, as many as the tree that peers were measured with.
 const FILES: u64 = 9_891;
@@ -32,12 +33,18 @@ pub(crate) struct SourceTree {
 
 impl SourceTree {
     /// Makes it in `aside`; with `divisor` times fewer files.
-    pub(crate) fn create(aside: &Path, divisor: u64) -> anyhow::Result<Self> {
+    pub(crate) fn create(
+        interrupt: &Interrupt,
+        aside: &Path,
+        divisor: u64,
+    ) -> anyhow::Result<Self> {
+        let run = |command: &mut Command| output_unless(interrupt, command).map(drop);
         let files = (FILES / divisor).max(20);
         let tree = aside.join("tree");
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
         let mut dir = tree.clone();
         for number in 0..files {
+            interrupt.check()?;
             if number % FILES_A_DIRECTORY == 0 {
                 let group = number / FILES_A_DIRECTORY;
                 dir = tree

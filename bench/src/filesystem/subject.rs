@@ -5,17 +5,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use hafs_tests::mount::mounts_on;
 use hafs_tests::{Daemon, Launch, Mount};
 use rustix::process::{Pid, Signal};
 
+use super::gluster::{Gluster, GlusterMount};
 use super::null;
 use super::process::{Process, dying_with_us};
 use super::workload::Bench;
 use crate::interrupt::Interrupt;
+use crate::usage::{IDLE_HAFSD, Usage, wait_idle};
 
 /// Which filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +31,10 @@ pub(crate) enum Kind {
     Null,
     /// A directory mirrored by bindfs: FUSE and a filesystem that stores nothing itself.
     Bindfs,
+    /// GlusterFS with one copy.
+    Gluster1,
+    /// GlusterFS with two copies, on the same disk.
+    Gluster2,
 }
 
 impl Kind {
@@ -37,6 +44,8 @@ impl Kind {
             Self::Hafs => "hafs",
             Self::Null => "null",
             Self::Bindfs => "bindfs",
+            Self::Gluster1 => "gluster-1",
+            Self::Gluster2 => "gluster-2",
         }
     }
 }
@@ -56,41 +65,24 @@ enum Server {
     /// The kernel's own.
     None,
     /// Dropped in this order: the mount first.
-    Hafs { _mount: Mount, daemon: Daemon },
+    Hafs {
+        _mount: Mount,
+        daemon: Daemon,
+    },
     /// Threads of this process, which end with the mount.
-    Null { _mount: Mount },
+    Null {
+        _mount: Mount,
+    },
     /// Dropped in this order: the mount first.
-    Bindfs { _mount: Mount, process: Process },
+    Bindfs {
+        _mount: Mount,
+        process: Process,
+    },
+    Gluster(GlusterMount),
 }
 
-/// Unit of the times in /proc/PID/stat: `USER_HZ`, the same on every architecture that hafs runs on.
-const TICK: Duration = Duration::from_millis(10);
-
-/// A server does nothing any more if it used no more than this for as long as [`Subject::settle`] wants.
-const IDLE_CPU_PERCENT: u32 = 2;
-const IDLE_LOOK: Duration = Duration::from_millis(100);
-/// hafsd tidies up when nothing was changed for 3 s.
-const IDLE_HAFS: Duration = Duration::from_secs(5);
+/// A server other than hafsd rests when it has done nothing for so long.
 const IDLE_OTHERS: Duration = Duration::from_secs(1);
-const IDLE_LIMIT: Duration = Duration::from_secs(300);
-
-/// What a subject's server has used so far; the kernel's own work is not in it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
-    pub(crate) write_bytes: u64,
-    pub(crate) cpu: Duration,
-}
-
-impl Usage {
-    /// What was used between two readings, if there were any.
-    pub(crate) fn between(earlier: Option<Self>, later: Option<Self>) -> Option<Self> {
-        let (earlier, later) = earlier.zip(later)?;
-        Some(Self {
-            write_bytes: later.write_bytes.saturating_sub(earlier.write_bytes),
-            cpu: later.cpu.saturating_sub(earlier.cpu),
-        })
-    }
-}
 
 impl Subject {
     /// A directory of the disk.
@@ -164,7 +156,7 @@ impl Subject {
         let mut command = dying_with_us("bindfs");
         command.arg("-f").args(arguments).arg(&below).arg(&root);
         let log = scratch.join("bindfs.log");
-        let process = Process::start(interrupt, &mut command, &log, Signal::TERM, || {
+        let process = Process::start(interrupt, &mut command, &log, Signal::TERM, |_| {
             Ok(!mounts_on(&root).is_empty())
         })?;
         Ok(Self {
@@ -175,6 +167,39 @@ impl Subject {
                 _mount: mount,
                 process,
             },
+        })
+    }
+
+    /// A GlusterFS volume with so many copies, each a brick on the disk.
+    pub(crate) fn gluster(
+        interrupt: &Interrupt,
+        gluster: &Rc<Gluster>,
+        copies: usize,
+        disk: &Path,
+        scratch: &Path,
+    ) -> anyhow::Result<Self> {
+        let kind = if copies == 1 {
+            Kind::Gluster1
+        } else {
+            Kind::Gluster2
+        };
+        let name = kind.name();
+        let bricks: Vec<PathBuf> = (0..copies)
+            .map(|copy| disk.join(name).join(format!("brick-{copy}")))
+            .collect();
+        let root = scratch.join(name);
+        fs::create_dir(&root)?;
+        let log = scratch.join(format!("{name}.log"));
+        let mount = GlusterMount::new(interrupt, gluster, name, &bricks, &root, &log)?;
+        Ok(Self {
+            kind,
+            options: format!(
+                "{}; bricks, servers and client on this machine; {}",
+                mount.options(interrupt)?,
+                mount_line(&root)
+            ),
+            root,
+            server: Server::Gluster(mount),
         })
     }
 
@@ -194,25 +219,20 @@ impl Subject {
 
     /// What its server has used so far; nothing where that is the kernel or this process.
     pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
-        let servers = self.servers();
+        let servers = self.servers()?;
         if servers.is_empty() {
             return Ok(None);
         }
-        let mut all = Usage::default();
-        for server in servers {
-            let usage = usage_of(server)?;
-            all.write_bytes += usage.write_bytes;
-            all.cpu += usage.cpu;
-        }
-        Ok(Some(all))
+        Usage::of(&servers).map(Some)
     }
 
-    fn servers(&self) -> Vec<Pid> {
-        match &self.server {
+    fn servers(&self) -> anyhow::Result<Vec<Pid>> {
+        Ok(match &self.server {
             Server::Hafs { daemon, .. } => vec![daemon.pid()],
             Server::Bindfs { process, .. } => vec![process.pid()],
+            Server::Gluster(mount) => mount.processes()?,
             Server::None | Server::Null { .. } => Vec::new(),
-        }
+        })
     }
 
     /// Waits until its server does nothing any more: what it had put off is done.
@@ -221,33 +241,13 @@ impl Subject {
     /// If it does not come to rest.
     pub(crate) fn settle(&self, bench: &Bench<'_>) -> anyhow::Result<()> {
         let quiet = match &self.server {
-            Server::Hafs { .. } => IDLE_HAFS,
-            Server::Bindfs { .. } => IDLE_OTHERS,
+            Server::Hafs { .. } => IDLE_HAFSD,
+            Server::Bindfs { .. } | Server::Gluster(_) => IDLE_OTHERS,
             Server::None | Server::Null { .. } => return Ok(()),
         };
         rustix::fs::syncfs(fs::File::open(&self.root)?).context("syncfs")?;
-        let begin = Instant::now();
-        let mut last = self.usage()?;
-        let mut since = Instant::now();
-        while since.elapsed() < quiet {
-            bench.interrupt.check()?;
-            if begin.elapsed() > IDLE_LIMIT {
-                bail!(
-                    "{} is still busy after {IDLE_LIMIT:?}: {last:?}",
-                    self.kind.name()
-                );
-            }
-            std::thread::park_timeout(IDLE_LOOK);
-            let now = self.usage()?;
-            let used = Usage::between(last, now).context("a server is gone")?;
-            // At least what one tick of the clock that counts may hide.
-            let allowed = (since.elapsed() * IDLE_CPU_PERCENT / 100).max(2 * TICK);
-            if used.write_bytes > 0 || used.cpu > allowed {
-                last = now;
-                since = Instant::now();
-            }
-        }
-        Ok(())
+        wait_idle(bench.interrupt, quiet, || Usage::of(&self.servers()?))
+            .with_context(|| self.kind.name())
     }
 
     /// How it is set up.
@@ -264,7 +264,9 @@ impl Subject {
                 .filter(|line| !line.contains("\"level\":\"INFO\""))
                 .map(str::to_owned)
                 .collect(),
-            Server::None | Server::Null { .. } | Server::Bindfs { .. } => Vec::new(),
+            Server::None | Server::Null { .. } | Server::Bindfs { .. } | Server::Gluster(_) => {
+                Vec::new()
+            }
         }
     }
 }
@@ -283,52 +285,4 @@ fn mount_line(root: &Path) -> String {
 pub(crate) fn drop_caches() -> anyhow::Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop caches (not root?)")
-}
-
-/// What a process has used so far.
-pub(crate) fn usage_of(pid: Pid) -> anyhow::Result<Usage> {
-    let pid = pid.as_raw_nonzero();
-    let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
-    let write_bytes = io
-        .lines()
-        .find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
-        .context("/proc/PID/io has no write_bytes")?;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold blanks; what follows its closing bracket does not. utime and stime are fields 14 and 15.
-    let fields: Vec<&str> = stat
-        .rsplit_once(") ")
-        .context("/proc/PID/stat has no name")?
-        .1
-        .split(' ')
-        .collect();
-    let ticks: u32 = fields[11].parse::<u32>()? + fields[12].parse::<u32>()?;
-    Ok(Usage {
-        write_bytes,
-        cpu: TICK * ticks,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn usage_is_that_of_the_process() {
-        let own = rustix::process::getpid();
-        let before = usage_of(own).unwrap();
-        let begin = Instant::now();
-        let mut number = 1_u64;
-        while usage_of(own).unwrap().cpu < before.cpu + 5 * TICK {
-            number = std::hint::black_box(number.wrapping_mul(3));
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "no CPU is counted"
-            );
-        }
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        fs::write(dir.path().join("file"), vec![1; 1 << 20]).unwrap();
-        let used = Usage::between(Some(before), Some(usage_of(own).unwrap())).unwrap();
-        assert!(used.write_bytes >= 1 << 20, "{used:?}");
-        assert!(Usage::between(None, Some(before)).is_none());
-    }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Row {
     /// What is done.
     pub(crate) name: &'static str,
     pub(crate) unit: Unit,
-    /// What hafs is to reach, all of it.
+    /// What hafs is to reach, all of it. With GlusterFS in the run, being ahead of its one copy comes on top.
     pub(crate) targets: &'static [Target],
 }
 

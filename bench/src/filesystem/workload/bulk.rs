@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{Bench, Row, Target, Unit, Workload, anywhere, write_file};
-use crate::filesystem::subject::{Kind, Subject, Usage, drop_caches};
+use crate::filesystem::subject::{Kind, Subject, drop_caches};
+use crate::usage::Usage;
 
 const FILE_BYTES: u64 = 1 << 30;
 const PIECE_BYTES: usize = 1 << 20;
@@ -81,10 +82,7 @@ fn run(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     };
     let of = |used: Option<Usage>, figure: fn(Usage) -> f64| used.map_or(f64::NAN, figure);
     let gigabytes = bytes as f64 / 1e9;
-    let (writing, reading) = (
-        Usage::between(before, between),
-        Usage::between(between, after),
-    );
+    let (writing, reading) = (used(before, between), used(between, after));
     Ok(vec![
         written,
         on_disk(cold),
@@ -94,6 +92,11 @@ fn run(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         of(writing, |used| used.cpu.as_secs_f64()) / gigabytes,
         of(reading, |used| used.cpu.as_secs_f64()) / gigabytes,
     ])
+}
+
+/// What was used between two readings, where there is a server.
+fn used(earlier: Option<Usage>, later: Option<Usage>) -> Option<Usage> {
+    Some(later?.since(earlier?))
 }
 
 fn read(bench: &Bench<'_>, path: &Path) -> anyhow::Result<()> {

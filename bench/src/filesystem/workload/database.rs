@@ -128,7 +128,7 @@ fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             .arg(socket.path()),
         &bench.aside.join("postgres.log"),
         Signal::INT, // PostgreSQL's fast shutdown
-        || Ok(UnixStream::connect(&answers).is_ok()),
+        |_| Ok(UnixStream::connect(&answers).is_ok()),
     )?;
     let client = |arguments: &[String]| {
         let mut command = Command::new(bin.join("pgbench"));
@@ -189,7 +189,7 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             .arg(&dir),
         &bench.aside.join("redis.log"),
         Signal::TERM,
-        || Ok(UnixStream::connect(&socket).is_ok()),
+        |_| Ok(UnixStream::connect(&socket).is_ok()),
     )?;
     [1_u64, 16]
         .iter()

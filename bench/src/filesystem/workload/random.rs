@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Bench, Row, Target, Unit, Workload, anywhere, where_bytes_are_kept, write_file};
 use crate::filesystem::fio::Job;
-use crate::filesystem::subject::{Kind, Subject, Usage, drop_caches};
+use crate::filesystem::subject::{Kind, Subject, drop_caches};
 
 const FILE_BYTES: u64 = 1 << 30;
 const PIECE_BYTES: u64 = 4096;
@@ -127,10 +127,12 @@ fn write(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     subject.settle(bench)?;
     let bytes = figures.bytes as f64;
     let device = (bench.device_bytes()? - device_before) as f64;
-    let used = Usage::between(before, subject.usage()?);
+    let used = subject.usage()?.zip(before);
     Ok(vec![
         figures.iops,
-        used.map_or(f64::NAN, |used| used.write_bytes as f64 / bytes),
+        used.map_or(f64::NAN, |(now, then)| {
+            now.since(then).write_bytes as f64 / bytes
+        }),
         if subject.kind() == Kind::Null {
             f64::NAN
         } else {
