@@ -39,7 +39,7 @@ enum Command {
     StoreFormat(StoreFormat),
     /// A hafs mount beside ext4, bare FUSE, bindfs and GlusterFS on one disk: rates, latencies, ratios
     Filesystem(FilesystemArgs),
-    /// Ten million files, a directory of a million, a sparse TiB: rates, memory, the time to open
+    /// Ten million files, a directory of a million, a sparse TiB, 100 volumes: rates, memory, times to open
     Scale(ScaleArgs),
 }
 

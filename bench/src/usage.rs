@@ -1,4 +1,4 @@
-//! What a server has used of disk and CPU, and when it rests: from /proc, for any process.
+//! What a server has used of disk and CPU, how much memory it has, and when it rests: from /proc, for any process.
 
 use std::fs;
 use std::path::PathBuf;
@@ -80,6 +80,32 @@ pub(crate) fn wait_idle(
     }
 }
 
+/// Memory of a process, MiB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resident {
+    pub(crate) now_mib: f64,
+    /// The most that it ever was.
+    pub(crate) peak_mib: f64,
+}
+
+impl Resident {
+    pub(crate) fn of(pid: Pid) -> anyhow::Result<Self> {
+        let status = text(pid, "status")?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some(kib / 1024.0)
+        };
+        let (now, peak) = field("VmRSS:")
+            .zip(field("VmHWM:"))
+            .context("/proc/PID/status tells no memory")?;
+        Ok(Self {
+            now_mib: now,
+            peak_mib: peak,
+        })
+    }
+}
+
 fn text(pid: Pid, file: &str) -> anyhow::Result<String> {
     let path = PathBuf::from(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
     fs::read_to_string(&path).with_context(|| path.display().to_string())
@@ -154,5 +180,15 @@ mod tests {
         assert!(begin.elapsed() >= busy + quiet);
         interrupt.raise(15);
         assert!(wait_idle(&interrupt, quiet, writing).is_err());
+    }
+
+    #[test]
+    fn memory_is_that_of_the_process() {
+        let own = Resident::of(rustix::process::getpid()).unwrap();
+        let taken = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let more = Resident::of(rustix::process::getpid()).unwrap();
+        assert!(more.now_mib > own.now_mib + 50.0, "{own:?} {more:?}");
+        assert!(more.peak_mib >= more.now_mib);
+        drop(taken);
     }
 }
