@@ -239,10 +239,13 @@ fn one_turn(bench: &Bench<'_>, workload: &Workload, subject: &Subject) -> anyhow
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::time::Duration;
+    use std::{fs, io};
 
     use anyhow::Context as _;
+    use hafs_tests::requirement::mounts_work;
 
+    use super::process::wait_for;
     use super::workload::{Row, Unit};
     use super::*;
 
@@ -257,6 +260,52 @@ mod tests {
                 .iter()
                 .all(|workload| !workload.rows.is_empty())
         );
+    }
+
+    /// Disk, hafsd and the null filesystem are set up, measured and taken down; the rest needs programs of its own.
+    #[test]
+    fn a_small_run_measures_and_leaves_nothing() {
+        if !mounts_work("hafs-bench filesystem") {
+            return;
+        }
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let settings = Settings {
+            dir: dir.path().to_owned(),
+            disk_gib: 1,
+            rounds: 2,
+            only: vec!["tree".to_owned()],
+            without: vec!["bindfs".to_owned()],
+            peer: None,
+            divide: 500,
+        };
+        let table = run(&settings, &Interrupt::default()).unwrap();
+        assert_eq!(table.failures, Vec::<String>::new());
+        let text = table.markdown();
+        for words in [
+            "untar a source tree",
+            "hafs / null",
+            ">= 0.85 of null",
+            "ahead of bindfs: not measured",
+            "- disk: ext4 (rw,noatime; has_journal",
+            "- hafs: ",
+            "INIT flags ",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let path = dir.path().to_str().unwrap();
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        assert!(!mounts.contains(path), "{mounts}");
+        // Whoever looked at the device, udev for one, may hold it for a moment.
+        let no_device = || {
+            let devices = fs::read_dir("/sys/block")?;
+            let holds = |entry: io::Result<fs::DirEntry>| {
+                let file = entry.ok()?.path().join("loop/backing_file");
+                fs::read_to_string(file).ok()?.contains(path).then_some(())
+            };
+            Ok(devices.filter_map(holds).next().is_none())
+        };
+        wait_for(&Interrupt::default(), Duration::from_mins(1), no_device).unwrap();
     }
 
     /// A workload that fails on one subject is named, and the others have their figures.
