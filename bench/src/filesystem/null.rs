@@ -16,7 +16,7 @@ use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use hafs_fs::{Profile, mount};
 use rustix::mount::MountFlags;
@@ -201,6 +201,12 @@ impl Filesystem for Null {
             Ok(node) => reply.attr(&TTL, &node.attr),
             Err(errno) => reply.error(errno),
         }
+    }
+
+    /// No attribute of anything, as a filesystem says that has some: if it said that it knows of none at all, the kernel would
+    /// not ask for `security.capability` before the first write to each file, as it does of hafs.
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENODATA);
     }
 
     fn setattr(
