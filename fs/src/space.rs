@@ -198,8 +198,11 @@ impl Ballast {
         });
         match taken {
             Ok(()) => self.held.store(self.bytes, Ordering::Release),
-            // Not now, then.
-            Err(_) => remove_ballast(&self.path),
+            // Not now, then. What it held before is gone too.
+            Err(_) => {
+                self.held.store(0, Ordering::Release);
+                remove_ballast(&self.path);
+            }
         }
     }
 }
@@ -264,6 +267,19 @@ mod tests {
         assert!(blocks().is_err());
         ballast.restore();
         assert!(blocks().unwrap() >= 1 << 20);
+    }
+
+    #[test]
+    fn ballast_that_the_disk_cannot_hold_any_more_is_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = Ballast {
+            path: dir.path().join(BALLAST),
+            bytes: i64::MAX.cast_unsigned(),
+            held: AtomicU64::new(1 << 20), // of a smaller disk
+        };
+        ballast.restore();
+        assert_eq!(ballast.held(), 0);
+        assert!(!ballast.path.exists());
     }
 
     #[test]
