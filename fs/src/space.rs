@@ -77,7 +77,11 @@ impl DiskSpace {
     /// Refuses growth of so many bytes if it would reach into the reserve. `held`: what the store has allocated and not
     /// used yet, which counts as free.
     pub(crate) fn check(&self, bytes: u64, held: u64) -> Result<(), FsError> {
-        let written = self.written_since.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if bytes > STALE_BYTES {
+            return self.check_now(bytes, held);
+        }
+        let written = self.written_since.fetch_add(bytes, Ordering::Relaxed);
+        let written = written.saturating_add(bytes);
         let age_ms = self
             .now_ms()
             .saturating_sub(self.asked_at_ms.load(Ordering::Relaxed));
@@ -245,6 +249,19 @@ mod tests {
             .expect("the disk under the tests has room");
         let room = space.look(0).unwrap().available;
         for bytes in [room + (64 << 20), u64::MAX / 2] {
+            assert!(matches!(space.check(bytes, 0), Err(FsError::NoSpace)));
+        }
+        space.check(1, 0).expect("a refusal changes nothing");
+    }
+
+    #[test]
+    fn no_number_of_bytes_is_too_many_to_ask_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = DiskSpace::open(dir.path()).unwrap();
+        for bytes in [u64::MAX, i64::MAX.cast_unsigned()] {
+            // What is already written and not asked for yet is added to it.
+            space.check(1, 0).expect("the disk has room");
+            space.written_since.store(u64::MAX - 1, Ordering::Relaxed);
             assert!(matches!(space.check(bytes, 0), Err(FsError::NoSpace)));
         }
         space.check(1, 0).expect("a refusal changes nothing");
