@@ -588,8 +588,14 @@ impl Spares {
             return fs::remove_file(path).map_err(io_error("remove", path));
         }
         let spare = self.name();
-        fs::rename(path, &spare).map_err(io_error("rename", path))?;
-        self.ready.lock().paths.push(spare);
-        Ok(())
+        match fs::rename(path, &spare).map_err(space_or("rename", path)) {
+            Ok(()) => {
+                self.ready.lock().paths.push(spare);
+                Ok(())
+            }
+            // What has no room for another name has a use for the file's space.
+            Err(FsError::NoSpace) => fs::remove_file(path).map_err(io_error("remove", path)),
+            Err(error) => Err(error),
+        }
     }
 }
