@@ -31,8 +31,8 @@ use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::error::FsError;
-use crate::store::key::{AnyTable, LocalTable, Table, key_ino, row_body};
-use crate::store::memtable::{Batch, Layers, Memtables, MergedRows, Order};
+use crate::store::key::{LocalTable, Table, key_ino, row_body};
+use crate::store::memtable::{AnyTable, Batch, Layers, Memtables, MergedRows, Order};
 use crate::store::segment::Segments;
 use crate::store::syncfile::{free_bytes, io_error, sync_dir, write_file_durably};
 
@@ -521,7 +521,7 @@ impl Picture<'_> {
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, FsError> {
         let table = table.into();
-        match memtable::get_in(&self.layers, table, key) {
+        match memtable::known_in(&self.layers, table, key) {
             Some(known) => Ok(known.map(|raw| raw.to_vec())),
             None => Ok(self.snapshot.get_cf(self.store.cf(table), key)?),
         }

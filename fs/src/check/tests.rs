@@ -10,10 +10,9 @@ use hafs_protocol::Pos;
 
 use super::*;
 use crate::store::key::{
-    AnyTable, Extent, ExtentSource, SegmentPlace, dentry_key, extent_key, row, segment_index_key,
-    xattr_key,
+    Extent, ExtentSource, SegmentPlace, dentry_key, extent_key, row, segment_index_key, xattr_key,
 };
-use crate::store::memtable::Batch;
+use crate::store::memtable::{AnyTable, Batch};
 use crate::types::{Caller, XattrMode};
 use crate::volume::Volume;
 use crate::volume::tests::{Fixture, file};

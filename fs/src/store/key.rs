@@ -87,50 +87,6 @@ impl LocalTable {
     }
 }
 
-/// A table of either kind: a column family of RocksDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AnyTable {
-    Replicated(Table),
-    Local(LocalTable),
-}
-
-impl AnyTable {
-    pub(crate) const COUNT: usize = Table::ALL.len() + LocalTable::ALL.len();
-
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let replicated = Table::ALL.into_iter().map(Self::Replicated);
-        replicated.chain(LocalTable::ALL.into_iter().map(Self::Local))
-    }
-
-    /// Below [`Self::COUNT`], and of no other table.
-    pub(crate) const fn index(self) -> usize {
-        match self {
-            Self::Replicated(table) => table as usize,
-            Self::Local(table) => Table::ALL.len() + table as usize,
-        }
-    }
-
-    /// Column family.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Replicated(table) => table.name(),
-            Self::Local(table) => table.name(),
-        }
-    }
-}
-
-impl From<Table> for AnyTable {
-    fn from(table: Table) -> Self {
-        Self::Replicated(table)
-    }
-}
-
-impl From<LocalTable> for AnyTable {
-    fn from(table: LocalTable) -> Self {
-        Self::Local(table)
-    }
-}
-
 /// Row of [`LocalTable::Local`] that says how far the state has come.
 pub(crate) const APPLIED_KEY: &[u8] = b"applied";
 /// Row of [`LocalTable::Local`] with the epochs that this log has seen.

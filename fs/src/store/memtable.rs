@@ -20,11 +20,55 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use rocksdb::{DB, DBIteratorWithThreadMode};
 
 use super::Row;
-use super::key::AnyTable;
+use super::key::{LocalTable, Table};
 use crate::error::FsError;
 
 /// Memory that a row takes besides its key and value: its place in the tree, two allocations.
 const ROW_OVERHEAD_BYTES: usize = 96;
+
+/// A table of either kind: a column family of RocksDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnyTable {
+    Replicated(Table),
+    Local(LocalTable),
+}
+
+impl AnyTable {
+    pub(crate) const COUNT: usize = Table::ALL.len() + LocalTable::ALL.len();
+
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let replicated = Table::ALL.into_iter().map(Self::Replicated);
+        replicated.chain(LocalTable::ALL.into_iter().map(Self::Local))
+    }
+
+    /// Below [`Self::COUNT`], and of no other table.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Replicated(table) => table as usize,
+            Self::Local(table) => Table::ALL.len() + table as usize,
+        }
+    }
+
+    /// Column family.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Replicated(table) => table.name(),
+            Self::Local(table) => table.name(),
+        }
+    }
+}
+
+impl From<Table> for AnyTable {
+    fn from(table: Table) -> Self {
+        Self::Replicated(table)
+    }
+}
+
+impl From<LocalTable> for AnyTable {
+    fn from(table: LocalTable) -> Self {
+        Self::Local(table)
+    }
+}
 
 /// A row, or `None` where one was deleted.
 type Cell = Option<Bytes>;
@@ -108,7 +152,7 @@ impl Memtables {
         if let Some(found) = stack.active.tree(table).get(key) {
             return Some(found.clone());
         }
-        get_in(&stack.sealed, table, key)
+        known_in(&stack.sealed, table, key)
     }
 
     /// All of them now, and what `with` makes of RocksDB at the same moment.
@@ -147,7 +191,7 @@ impl Memtables {
 }
 
 /// What these memtables know of a row.
-pub(crate) fn get_in(layers: &[Arc<Memtable>], table: AnyTable, key: &[u8]) -> Option<Cell> {
+pub(crate) fn known_in(layers: &[Arc<Memtable>], table: AnyTable, key: &[u8]) -> Option<Cell> {
     layers
         .iter()
         .find_map(|layer| layer.tree(table).get(key).cloned())
@@ -314,7 +358,6 @@ impl Iterator for MergedRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::key::Table;
 
     fn rows(
         memtables: &Memtables,
