@@ -260,11 +260,11 @@ impl Namespace {
         Self::start(private_mounts("", &[], "sh".as_ref()))
     }
 
-    /// Sees nothing of it.
-    fn private() -> Self {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh"]);
-        Self::start(command)
+    /// Sees nothing of it in the scratch directory. Elsewhere it does: it must not hold mounts of other tests.
+    fn private(scratch: &Scratch) -> Self {
+        let prepare = "mount --make-rprivate \"$1\"";
+        let scratch = scratch.path().as_os_str();
+        Self::start(private_mounts(prepare, &[scratch], "sh".as_ref()))
     }
 
     /// `command` ends with a shell in the namespace. Returns when it is there.
@@ -317,7 +317,7 @@ fn other_mount_namespaces_write_nothing_beneath() {
     let early = Namespace::following();
     let mount = daemon.mount("v", &dir);
     let late = Namespace::following();
-    let private = Namespace::private();
+    let private = Namespace::private(&scratch);
     let write = "echo lost > \"$1/silent\"";
     for namespace in [&early, &late, &private] {
         namespace.sh("echo kept > \"$1/file\"", &dir).ok();
@@ -367,7 +367,7 @@ fn the_helper_works_in_the_namespace_that_mount_8_names() {
     let daemon = Daemon::start(scratch.path());
     daemon.create_volume("v");
     let dir = scratch.dir("mnt");
-    let namespace = Namespace::private();
+    let namespace = Namespace::private(&scratch);
     let file = format!("/proc/{}/ns/mnt", namespace.0.id());
     let mut mount = hafs_tests::daemon::mount_command(daemon.socket(), "v", &dir, "");
     run(mount.args(["-N", &file])).ok();
