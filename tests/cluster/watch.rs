@@ -92,8 +92,10 @@ fn a_terminal_is_painted_over_and_a_check_shows_how_far_it_is() {
     let scratch = Scratch::new();
     let daemon = Daemon::start(scratch.path());
     daemon.create_volume("v");
+    // In place of the shell that `script` starts: a ^C is for all of the terminal's foreground, and not every /bin/sh waits for
+    // a program that ends well.
     let hafsctl = format!(
-        "{} --socket {}",
+        "exec {} --socket {}",
         program("hafsctl").display(),
         daemon.socket().display()
     );
@@ -105,6 +107,7 @@ fn a_terminal_is_painted_over_and_a_check_shows_how_far_it_is() {
             &format!("{hafsctl} volume list --watch=0.2"),
             "/dev/null",
         ])
+        .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
