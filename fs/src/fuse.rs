@@ -645,7 +645,7 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "lseek";
         let Op { _span, timed } = self.span(OP, ino);
-        if self.writeback && !self.seeks_through_cache {
+        if !self.seeks_through_cache {
             return reply.error(Errno::ENOSYS);
         }
         let to = match decode::seek_to(whence) {
@@ -658,7 +658,7 @@ impl Filesystem for Fuse {
         let node = Ino(ino.0);
         let found = self.volume.seek(node, offset, to);
         let is_sure = to == SeekTo::Data && matches!(found, Ok(data) if data == offset);
-        if is_sure || !self.writeback {
+        if is_sure {
             seek::answer(&self.metrics, &self.name, node, found, reply);
         } else {
             self.seeks.ask(node, offset, to, reply, timed);

@@ -42,9 +42,22 @@ impl Mounted {
 
     /// A volume of this size with these mount options.
     fn with(size: &str, options: &str) -> Self {
+        Self::create(&["--size", size], options)
+    }
+
+    /// One volume after the other: with the kernel's writeback cache, and without (`writeback=off`).
+    fn in_both_modes() -> impl Iterator<Item = Self> {
+        ["on", "off"].into_iter().map(|writeback| {
+            eprintln!("writeback={writeback}");
+            Self::create(&["--size", "10GiB", "--writeback", writeback], "")
+        })
+    }
+
+    fn create(settings: &[&str], options: &str) -> Self {
         let scratch = Scratch::new();
         let daemon = Daemon::start(scratch.path());
-        daemon.ctl(&["volume", "create", "v", "--size", size]).ok();
+        let create = [&["volume", "create", "v"], settings].concat();
+        daemon.ctl(&create).ok();
         let mount = daemon.mount_with("v", &scratch.dir("mnt"), options);
         Self {
             mount,
