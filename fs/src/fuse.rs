@@ -35,10 +35,11 @@ use self::reaper::Forgets;
 use self::seek::Seeks;
 pub use self::serving::panic_is_fusers;
 use self::serving::{Serving, serving};
+use crate::clock;
 use crate::errno::{errno, is_alarming};
 use crate::error::FsError;
 use crate::metrics::{Metrics, Timed};
-use crate::types::{AclKind, Attr, Ino, SeekTo};
+use crate::types::{AclKind, Attr, Ino, SeekTo, SetAttr};
 use crate::volume::Volume;
 
 /// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
@@ -466,9 +467,13 @@ impl Filesystem for Fuse {
             mtime,
             ctime,
         };
-        let result = self
-            .volume
-            .setattr(caller(req), Ino(ino.0), &request.into_set_attr());
+        let mut set = request.into_set_attr();
+        // Without the writeback cache the kernel keeps no change time, which is all that it says of chown(2) to nobody else.
+        // It says as little before root writes to a file with capabilities, which so loses setuid and setgid as well.
+        if !self.writeback && set == SetAttr::default() {
+            set.ctime = Some(clock::now());
+        }
+        let result = self.volume.setattr(caller(req), Ino(ino.0), &set);
         self.attr(OP, ino, result, reply);
     }
 

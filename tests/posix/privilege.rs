@@ -1,21 +1,37 @@
 //! What takes setuid, setgid and capabilities away from a file: op by op, by its owner and by root, as on ext4.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{
+    FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink,
+};
 use std::path::Path;
 
 use hafs_tests::requirement;
 use rustix::fs::{
-    FallocateFlags, XattrFlags, copy_file_range, fallocate, getxattr, ioctl_getflags, setxattr,
+    CWD, FallocateFlags, FileType, Mode, XattrFlags, copy_file_range, fallocate, getxattr,
+    ioctl_getflags, mknodat, setxattr,
 };
 use rustix::io::Errno;
 
-use crate::Mounted;
 use crate::memory::Map;
 use crate::user::{as_user, on_hafs_and_ext4};
+use crate::{Mounted, times};
 
 type Op = fn(&Path) -> io::Result<()>;
+
+const NOBODY_ELSE: &str = "chown to nobody else";
+
+/// Those of [`OPS`] that take a file's capabilities away and have no SETATTR of their own.
+const WRITES: [&str; 6] = [
+    "write",
+    "write and fsync",
+    "direct write",
+    "fallocate",
+    "punch",
+    "copy_file_range",
+];
 
 const OPS: &[(&str, Op)] = &[
     ("write", |path| writable(path)?.write_all_at(b"y", 0)),
@@ -45,7 +61,7 @@ const OPS: &[(&str, Op)] = &[
             .map(drop)
     }),
     ("chown", |path| chown(path, None, Some(1000))),
-    ("chown to nobody else", |path| chown(path, None, None)),
+    (NOBODY_ELSE, |path| chown(path, None, None)),
     ("fallocate", |path| {
         Ok(fallocate(
             writable(path)?,
@@ -86,20 +102,19 @@ fn store_mapped(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Mode and whether there are capabilities after `op` on a file of uid 1000 with `mode`.
-fn after(place: &Path, op: Op, mode: u32, uid: u32) -> String {
+/// An operation on a file of uid 1000: its name, the file's mode, whose it is, and whether the file has capabilities.
+type Case = (&'static str, u32, u32, bool);
+
+/// Mode and whether there are capabilities after `op`.
+fn after(place: &Path, op: Op, (_, mode, uid, capable): Case) -> String {
     let path = place.join("subject");
     fs::write(&path, [7; 8192]).expect("root may");
     chown(&path, Some(1000), Some(1000)).expect("root may");
-    // VFS_CAP_REVISION_2, cap_net_bind_service permitted.
-    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    setxattr(
-        &path,
-        "security.capability",
-        &capability,
-        XattrFlags::empty(),
-    )
-    .expect("root may");
+    if capable {
+        // VFS_CAP_REVISION_2, cap_net_bind_service permitted.
+        let value = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        setxattr(&path, "security.capability", &value, XattrFlags::empty()).expect("root may");
+    }
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("root may");
     let result = match uid {
         0 => op(&path),
@@ -109,10 +124,25 @@ fn after(place: &Path, op: Op, mode: u32, uid: u32) -> String {
     let capable = getxattr(&path, "security.capability", &mut [0; 32]).is_ok();
     fs::remove_file(&path).expect("root may");
     let result = result.map_err(|error| error.raw_os_error());
-    format!(
-        "{result:?} {mode:o} {}",
-        if capable { "capable" } else { "plain" }
-    )
+    let privileges = if capable { "capable" } else { "plain" };
+    format!("{result:?} {mode:o} {privileges}")
+}
+
+/// What is left after each operation.
+fn all(place: &Path) -> BTreeMap<Case, String> {
+    fs::write(place.join("source"), [9; 100]).expect("root may");
+    let mut left = BTreeMap::new();
+    for (name, op) in OPS {
+        for mode in [0o6777, 0o6767, 0o4755, 0o2766] {
+            for uid in [1000, 0] {
+                for capable in [true, false] {
+                    let case = (*name, mode, uid, capable);
+                    left.insert(case, after(place, *op, case));
+                }
+            }
+        }
+    }
+    left
 }
 
 #[test]
@@ -120,40 +150,77 @@ fn privileges_go_as_on_ext4() {
     if !requirement::mounts_work("setuid, setgid and capabilities") {
         return;
     }
-    let mounted = Mounted::new();
-    let mut seen: Vec<Vec<String>> = Vec::new();
-    for place in on_hafs_and_ext4(&mounted).iter() {
-        fs::write(place.join("source"), [9; 100]).unwrap();
-        let mut lines = Vec::new();
-        for (name, op) in OPS {
-            for mode in [0o6777, 0o6767, 0o4755, 0o2766] {
-                for uid in [1000, 0] {
-                    let left = after(place, *op, mode, uid);
-                    lines.push(format!("{name} of {mode:o} by {uid}: {left}"));
-                }
+    for (writeback, mounted) in [true, false].into_iter().zip(Mounted::in_both_modes()) {
+        let places = on_hafs_and_ext4(&mounted);
+        let [hafs, ext4] = [0, 1].map(|at| all(places.iter().nth(at).expect("one of the two")));
+        for (case, expected) in [
+            (("write", 0o6777, 1000, true), "Ok(()) 777 plain"),
+            (("write", 0o6777, 0, false), "Ok(()) 6777 plain"),
+            (("O_TRUNC", 0o6777, 1000, true), "Ok(()) 777 plain"),
+            ((NOBODY_ELSE, 0o6777, 0, true), "Ok(()) 777 plain"),
+            (("utimensat", 0o6777, 1000, true), "Ok(()) 6777 capable"),
+        ] {
+            assert_eq!(hafs[&case], expected, "{case:?}");
+        }
+        for (case, left) in &hafs {
+            let (op, mode, uid, capable) = *case;
+            // Without the writeback cache the kernel says the same before these as for a chown to nobody else.
+            let is_told_apart = writeback || uid != 0 || !capable || !WRITES.contains(&op);
+            let like = if is_told_apart { op } else { NOBODY_ELSE };
+            let expected = &ext4[&(like, mode, uid, capable)];
+            assert_eq!(left, expected, "{case:?} with writeback {writeback}");
+        }
+        mounted.end();
+    }
+}
+
+/// Mode after chown(2) to nobody else, and whether the change time has moved: of each kind of file, by its owner and root.
+fn after_chown(place: &Path) -> Vec<String> {
+    let kinds = [
+        FileType::RegularFile,
+        FileType::Directory,
+        FileType::Symlink,
+        FileType::Fifo,
+        FileType::Socket,
+        FileType::CharacterDevice,
+    ];
+    let mut seen = Vec::new();
+    for (number, kind) in kinds.into_iter().enumerate() {
+        for uid in [1000, 0] {
+            let path = place.join(format!("{number}-{uid}"));
+            match kind {
+                FileType::Directory => fs::create_dir(&path).expect("root may"),
+                FileType::Symlink => symlink("nowhere", &path).expect("root may"),
+                _ => mknodat(CWD, &path, kind, Mode::from(0o644), 0).expect("root may"),
             }
-        }
-        seen.push(lines);
-    }
-    for expected in [
-        "write of 6777 by 1000: Ok(()) 777 plain",
-        "write of 6777 by 0: Ok(()) 6777 plain",
-        "O_TRUNC of 6777 by 1000: Ok(()) 777 plain",
-        "chown to nobody else of 6777 by 0: Ok(()) 777 plain",
-        "utimensat of 6777 by 1000: Ok(()) 6777 capable",
-    ] {
-        assert!(
-            seen[0].iter().any(|line| line == expected),
-            "no {expected:?} in {:#?}",
-            seen[0]
-        );
-    }
-    for other in &seen[1..] {
-        for (hafs, ext4) in seen[0].iter().zip(other) {
-            assert_eq!(hafs, ext4, "hafs, then ext4");
+            lchown(&path, Some(1000), Some(1000)).expect("root may");
+            if kind != FileType::Symlink {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).expect("root may");
+            }
+            let moved = times::moved(&path, &|| match uid {
+                0 => lchown(&path, None, None).expect("root may"),
+                _ => as_user(uid, uid, &[], || lchown(&path, None, None)).expect("its owner may"),
+            });
+            let mode = fs::symlink_metadata(&path).expect("root may").mode();
+            seen.push(format!(
+                "{kind:?} by {uid}: {mode:o}, times moved {moved:?}"
+            ));
         }
     }
-    mounted.end();
+    seen
+}
+
+#[test]
+fn chown_to_nobody_else_counts_as_chown() {
+    if !requirement::mounts_work("chown(-1, -1)") {
+        return;
+    }
+    for mounted in Mounted::in_both_modes() {
+        let places = on_hafs_and_ext4(&mounted);
+        let [hafs, ext4] = [0, 1].map(|at| after_chown(places.iter().nth(at).expect("one")));
+        assert_eq!(hafs, ext4, "hafs, then ext4");
+        mounted.end();
+    }
 }
 
 /// What cannot be on hafs is refused and not pretended: attributes of chattr(1).

@@ -118,7 +118,7 @@ fn now_and_omit_are_understood() {
 type Case<'a> = (&'a str, [bool; 3], &'a dyn Fn());
 
 /// Which of atime, mtime and ctime of `path` have moved through `change`.
-fn moved(path: &Path, change: &dyn Fn()) -> [bool; 3] {
+pub(crate) fn moved(path: &Path, change: &dyn Fn()) -> [bool; 3] {
     let before = times(path);
     next_tick();
     change();

@@ -54,8 +54,7 @@ fn set_some(
             clear_privileges(txn, ino, &mut inode)?;
         }
     }
-    let is_empty = *set == SetAttr::default();
-    if changes_owner(caller, set) {
+    if changes_owner(caller, set, inode.kind) {
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         if inode.kind != FileKind::Directory {
@@ -68,22 +67,24 @@ fn set_some(
     }
     set_time(&mut inode.atime, set.atime, now);
     set_time(&mut inode.mtime, set.mtime, now);
-    if !is_empty {
+    // What comes before a write is no change by itself: see `changes_owner`.
+    if *set != SetAttr::default() || inode.kind != FileKind::File {
         inode.ctime = set.ctime.unwrap_or(now);
     }
     txn.put_inode(ino, &inode)?;
     Ok(Some(inode.attr(ino)))
 }
 
-/// True for chown(2), also to the same owner and group, which the kernel tells by the change time alone; or, without the
-/// writeback cache, by nothing at all. Nothing is also what comes before the write of a file that has capabilities; root's
-/// leaves setuid and setgid.
-fn changes_owner(caller: Caller, set: &SetAttr) -> bool {
+/// True for chown(2), also to nobody else (-1, -1), which of a file is told by the change time alone, and of anything else by
+/// nothing at all. Of a file, nothing is what comes before a write that takes capabilities away; root's leaves setuid and
+/// setgid.
+fn changes_owner(caller: Caller, set: &SetAttr, kind: FileKind) -> bool {
     let only_ctime = SetAttr {
         ctime: set.ctime,
         ..SetAttr::default()
     };
-    let names_nothing = *set == only_ctime && (set.ctime.is_some() || caller.uid != 0);
+    let precedes_a_write = set.ctime.is_none() && caller.uid == 0 && kind == FileKind::File;
+    let names_nothing = *set == only_ctime && !precedes_a_write;
     set.uid.is_some() || set.gid.is_some() || names_nothing
 }
 

@@ -93,9 +93,9 @@ impl Reference {
         let node = self.node(id)?;
         node.uid = uid.unwrap_or(node.uid);
         node.gid = gid.unwrap_or(node.gid);
-        if uid.is_none() && gid.is_none() {
+        if uid.is_none() && gid.is_none() && node.kind == FileKind::File {
             // What comes before the write of a file that has capabilities.
-            if caller.uid != 0 && node.kind != FileKind::Directory {
+            if caller.uid != 0 {
                 node.drop_privileges();
             }
             return Ok(Outcome::Node(id));
@@ -115,14 +115,15 @@ impl Reference {
         ctime: Option<i64>,
         now: bool,
     ) -> Step {
+        if atime.is_none() && mtime.is_none() && ctime.is_none() {
+            return self.chown(id, Caller::ROOT, None, None);
+        }
         let step = self.now();
         let stamp = |secs: i64| if now { step } else { Stamp::At(time(secs)) };
         let node = self.node(id)?;
         node.atime = atime.map_or(node.atime, stamp);
         node.mtime = mtime.map_or(node.mtime, stamp);
-        if atime.is_some() || mtime.is_some() || ctime.is_some() {
-            node.ctime = ctime.map_or(step, |secs| Stamp::At(time(secs)));
-        }
+        node.ctime = ctime.map_or(step, |secs| Stamp::At(time(secs)));
         // The change time alone is what comes of chown(2) to the same owner and group.
         let only_ctime = atime.is_none() && mtime.is_none() && ctime.is_some();
         if only_ctime && node.kind != FileKind::Directory {
