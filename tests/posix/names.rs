@@ -5,16 +5,20 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hafs_tests::{requirement, run};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, open, openat, readlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, linkat, mkdirat, open, openat, readlinkat,
+    renameat_with,
+};
 use rustix::io::Errno;
 
 use crate::Mounted;
 use crate::errno::{errno, file};
+use crate::user::{as_user, on_hafs_and_ext4};
 
 #[test]
 fn names_are_any_bytes_but_slash_and_nul() {
@@ -249,5 +253,170 @@ fn inode_numbers_stay_and_are_never_used_again() {
     assert_eq!(before, after);
     File::create_new(mounted.mount.join("new")).unwrap();
     assert!(used.insert(ino(&mounted, "new")) && !before.contains(&ino(&mounted, "new")));
+    mounted.end();
+}
+
+/// What is at `path`: kind and mode, owner, group, links, device; and a file's bytes, or a directory's names.
+fn what_is(path: &Path) -> String {
+    let Ok(is) = rustix::fs::lstat(path) else {
+        return "nothing".to_owned();
+    };
+    let holds = match FileType::from_raw_mode(is.st_mode) {
+        FileType::RegularFile => fs::read_to_string(path).expect("root may"),
+        FileType::Directory => {
+            let names = fs::read_dir(path).expect("root may");
+            let names: BTreeSet<_> = names
+                .map(|name| name.expect("an entry").file_name())
+                .collect();
+            format!("{names:?}")
+        }
+        _ => String::new(),
+    };
+    let (mode, owner) = (is.st_mode, (is.st_uid, is.st_gid));
+    format!(
+        "{mode:o} {owner:?} {} {:#x} {holds}",
+        is.st_nlink, is.st_rdev
+    )
+}
+
+/// A directory with something of every kind in it.
+fn furnish(dir: &Path) {
+    for sub in [
+        "",
+        "full/inner",
+        "full2/inner",
+        "empty",
+        "setgid",
+        "sticky",
+        "closed",
+        "listed",
+    ] {
+        fs::create_dir_all(dir.join(sub)).expect("a new directory");
+    }
+    for (sub, mode) in [
+        ("", 0o777),
+        ("setgid", 0o2777),
+        ("sticky", 0o1777),
+        ("closed", 0o755),
+        ("listed", 0o777),
+    ] {
+        fs::set_permissions(dir.join(sub), fs::Permissions::from_mode(mode)).expect("root may");
+    }
+    chown(dir.join("setgid"), None, Some(2000)).expect("root may");
+    run(Command::new("setfacl")
+        .args(["-d", "-m", "u:1000:rwx"])
+        .arg(dir.join("listed")))
+    .ok();
+    for name in [
+        "a",
+        "b",
+        "setgid/a",
+        "sticky/roots",
+        "sticky/mine",
+        "closed/a",
+        "listed/a",
+    ] {
+        fs::write(dir.join(name), name).expect("room");
+    }
+    chown(dir.join("sticky/mine"), Some(1000), Some(1000)).expect("root may");
+    symlink("nowhere", dir.join("link")).expect("a new name");
+    fs::hard_link(dir.join("a"), dir.join("again")).expect("a new name");
+}
+
+/// renameat2(2) with flags, as uid: what came of it and what is there afterwards. Each in a directory of its own.
+fn renamed(place: &Path) -> Vec<String> {
+    const WHITEOUT: RenameFlags = RenameFlags::WHITEOUT;
+    let exclusive = WHITEOUT.union(RenameFlags::NOREPLACE);
+    let exchange = WHITEOUT.union(RenameFlags::EXCHANGE);
+    let both = exclusive.union(exchange);
+    let cases = [
+        ("a", "new", WHITEOUT, 0),
+        ("a", "b", WHITEOUT, 0),
+        ("a", "new", exclusive, 0),
+        ("a", "b", exclusive, 0),
+        ("a", "b", exchange, 0),
+        ("a", "b", both, 0),
+        ("missing", "b", WHITEOUT, 0),
+        ("a", "a", WHITEOUT, 0),
+        ("a", "again", WHITEOUT, 0),
+        ("link", "new", WHITEOUT, 0),
+        ("a", "setgid/new", WHITEOUT, 0),
+        ("setgid/a", "new", WHITEOUT, 0),
+        ("setgid/a", "new", WHITEOUT, 1000),
+        ("listed/a", "new", WHITEOUT, 0),
+        ("a", "full/new", WHITEOUT, 0),
+        ("full", "new", WHITEOUT, 0),
+        ("full", "empty", WHITEOUT, 0),
+        ("full", "full2", WHITEOUT, 0),
+        ("full", "full/inner/new", WHITEOUT, 0),
+        ("full/inner", "new", WHITEOUT, 0),
+        ("full", "a", WHITEOUT, 0),
+        ("a", "empty", WHITEOUT, 0),
+        ("a", "new", WHITEOUT, 1000),
+        ("a", "b", WHITEOUT, 1000),
+        ("sticky/roots", "new", WHITEOUT, 1000),
+        ("sticky/mine", "new", WHITEOUT, 1000),
+        ("closed/a", "new", WHITEOUT, 1000),
+    ];
+    let mut seen = Vec::new();
+    for (number, (from, to, flags, uid)) in cases.into_iter().enumerate() {
+        let dir = place.join(format!("whiteout-{number}"));
+        furnish(&dir);
+        let (old, new) = (dir.join(from), dir.join(to));
+        let rename = || renameat_with(CWD, &old, CWD, &new, flags);
+        let result = match uid {
+            0 => rename(),
+            _ => as_user(uid, uid, &[], rename),
+        };
+        let parents = [&old, &new].map(|path| what_is(path.parent().expect("within the place")));
+        let (old, new) = (what_is(&old), what_is(&new));
+        seen.push(format!(
+            "{from} -> {to}, {flags:?} by {uid}: {result:?}\n old: {old}\n new: {new}\n in: {parents:?}"
+        ));
+    }
+    seen
+}
+
+#[test]
+fn whiteouts_are_those_of_ext4() {
+    if !requirement::mounts_work("RENAME_WHITEOUT") {
+        return;
+    }
+    let mounted = Mounted::new();
+    let places = on_hafs_and_ext4(&mounted);
+    let [hafs, ext4] = [0, 1].map(|at| renamed(places.iter().nth(at).expect("one of the two")));
+    for (hafs, ext4) in hafs.iter().zip(&ext4) {
+        assert_eq!(hafs, ext4, "hafs, then ext4");
+    }
+    for (number, expected) in [
+        (
+            0,
+            "a -> new, RenameFlags(WHITEOUT) by 0: Ok(())\n old: 20000 (0, 0) 1 0x0 \n new: 100644",
+        ),
+        (
+            2,
+            "a -> new, RenameFlags(NOREPLACE | WHITEOUT) by 0: Ok(())\n old: 20000",
+        ),
+        (
+            3,
+            "a -> b, RenameFlags(NOREPLACE | WHITEOUT) by 0: Err(Os { code: 17",
+        ),
+        (
+            4,
+            "a -> b, RenameFlags(EXCHANGE | WHITEOUT) by 0: Err(Os { code: 22",
+        ),
+        (
+            22,
+            "a -> new, RenameFlags(WHITEOUT) by 1000: Ok(())\n old: 20000 (1000, 1000)",
+        ),
+    ] {
+        assert!(hafs[number].starts_with(expected), "{}", hafs[number]);
+    }
+    let old = places.iter().next().unwrap().join("whiteout-0/a");
+    let before = what_is(&old);
+    drop(places);
+    let mounted = mounted.remounted();
+    assert_eq!(what_is(&old), before, "after a restart");
+    fs::remove_file(&old).unwrap();
     mounted.end();
 }

@@ -153,19 +153,18 @@ impl Volume {
                 return Err(FsError::Exists);
             }
             let ino = txn.take_ino();
-            let inherits = dir.perm & S_ISGID != 0;
             let is_dir = kind == FileKind::Directory;
             let perm = acl::inherit(txn, parent, ino, kind, perm, caller.umask)?;
             let inode = Inode {
                 kind,
-                perm: if inherits && is_dir {
+                perm: if hands_group_on(&dir) && is_dir {
                     perm | S_ISGID
                 } else {
                     perm
                 },
                 nlink: if is_dir { 2 } else { 1 },
                 uid: caller.uid,
-                gid: if inherits { dir.gid } else { caller.gid },
+                gid: new_group(&dir, caller),
                 rdev,
                 size: target.len() as u64,
                 extent_bytes: 0,
@@ -657,6 +656,19 @@ fn drop_directory(txn: &mut Txn<'_>, ino: Ino, now: Time) -> Result<(), FsError>
     txn.put_inode(ino, &inode)
 }
 
+const fn hands_group_on(dir: &Inode) -> bool {
+    dir.perm & S_ISGID != 0
+}
+
+/// The group of what is made in `dir`.
+const fn new_group(dir: &Inode, caller: Caller) -> u32 {
+    if hands_group_on(dir) {
+        dir.gid
+    } else {
+        caller.gid
+    }
+}
+
 /// What overlayfs leaves in place of a name that hides one in a lower layer: a character device 0:0.
 fn put_whiteout(
     txn: &mut Txn<'_>,
@@ -667,12 +679,14 @@ fn put_whiteout(
     now: Time,
 ) -> Result<(), FsError> {
     let ino = txn.take_ino();
+    let dir = txn.inode(parent)?;
+    let kind = FileKind::CharDevice;
     let inode = Inode {
-        kind: FileKind::CharDevice,
-        perm: 0,
+        kind,
+        perm: acl::inherit(txn, parent, ino, kind, 0, caller.umask)?,
         nlink: 1,
         uid: caller.uid,
-        gid: caller.gid,
+        gid: new_group(&dir, caller),
         rdev: 0,
         size: 0,
         extent_bytes: 0,
@@ -684,7 +698,6 @@ fn put_whiteout(
         target: Vec::new(),
     };
     txn.put_inode(ino, &inode)?;
-    let kind = FileKind::CharDevice;
     txn.replace_name(
         parent,
         cookie,

@@ -101,6 +101,14 @@ impl Reference {
         mut node: Node,
     ) -> Step {
         self.vacant(parent, name)?;
+        self.inherit(&mut node, parent, umask);
+        self.nodes.insert(id, node);
+        self.add_entry(parent, name, id);
+        Ok(Outcome::Node(id))
+    }
+
+    /// What a new node has of its directory.
+    fn inherit(&self, node: &mut Node, parent: NodeId, umask: u16) {
         let directory = &self.nodes[&parent];
         node.inherit_acl(directory, umask);
         if directory.perm & 0o2000 != 0 {
@@ -109,9 +117,6 @@ impl Reference {
                 node.perm |= 0o2000;
             }
         }
-        self.nodes.insert(id, node);
-        self.add_entry(parent, name, id);
-        Ok(Outcome::Node(id))
     }
 
     pub(super) fn mknod(
@@ -274,7 +279,8 @@ impl Reference {
         self.add_entry(to.0, to.1, source);
         self.touch(source, false);
         if mode == RenameMode::Whiteout {
-            let node = Node::new(FileKind::CharDevice, 0, Caller::ROOT, self.now());
+            let mut node = Node::new(FileKind::CharDevice, 0, Caller::ROOT, self.now());
+            self.inherit(&mut node, from.0, 0);
             self.nodes.insert(whiteout, node);
             self.add_entry(from.0, from.1, whiteout);
             return Ok(Outcome::Node(whiteout));
