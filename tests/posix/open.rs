@@ -92,47 +92,50 @@ fn truncation_at_open_takes_every_byte() {
     if !requirement::mounts_work("O_TRUNC") {
         return;
     }
-    let mounted = Mounted::new();
-    let path = mounted.mount.join("file");
-    let flags = [
-        OFlags::WRONLY | OFlags::TRUNC,
-        OFlags::RDWR | OFlags::TRUNC | OFlags::CREATE,
-        // What POSIX leaves open, Linux does.
-        OFlags::RDONLY | OFlags::TRUNC,
-        OFlags::RDWR | OFlags::TRUNC | OFlags::DIRECT,
-    ];
-    for flags in flags {
-        for synced in [true, false] {
-            let other = file(&path, &[7; 300_000]);
-            if synced {
-                other.sync_all().unwrap();
+    for mounted in Mounted::in_both_modes() {
+        let path = mounted.mount.join("file");
+        let flags = [
+            OFlags::WRONLY | OFlags::TRUNC,
+            OFlags::RDWR | OFlags::TRUNC | OFlags::CREATE,
+            // What POSIX leaves open, Linux does.
+            OFlags::RDONLY | OFlags::TRUNC,
+            OFlags::RDWR | OFlags::TRUNC | OFlags::DIRECT,
+        ];
+        for flags in flags {
+            for synced in [true, false] {
+                let other = file(&path, &[7; 300_000]);
+                if synced {
+                    other.sync_all().unwrap();
+                }
+                let before = other.metadata().unwrap();
+                let opened = File::from(open(&path, flags, Mode::from(0o644)).unwrap());
+                let after = other.metadata().unwrap();
+                assert_eq!((after.len(), after.blocks()), (0, 0), "{flags:?}");
+                assert_eq!(after.ino(), before.ino(), "it stays the same file");
+                assert!(
+                    (after.ctime(), after.ctime_nsec()) >= (before.ctime(), before.ctime_nsec())
+                );
+                // The old bytes are gone for good: growth brings zeros.
+                other.set_len(300_000).unwrap();
+                let mut bytes = vec![1; 300_000];
+                other.read_exact_at(&mut bytes, 0).unwrap();
+                assert!(bytes.iter().all(|&byte| byte == 0), "{flags:?}");
+                drop(opened);
             }
-            let before = other.metadata().unwrap();
-            let opened = File::from(open(&path, flags, Mode::from(0o644)).unwrap());
-            let after = other.metadata().unwrap();
-            assert_eq!((after.len(), after.blocks()), (0, 0), "{flags:?}");
-            assert_eq!(after.ino(), before.ino(), "it stays the same file");
-            assert!((after.ctime(), after.ctime_nsec()) >= (before.ctime(), before.ctime_nsec()));
-            // The old bytes are gone for good: growth brings zeros.
-            other.set_len(300_000).unwrap();
-            let mut bytes = vec![1; 300_000];
-            other.read_exact_at(&mut bytes, 0).unwrap();
-            assert!(bytes.iter().all(|&byte| byte == 0), "{flags:?}");
-            drop(opened);
         }
+        // A refused open truncates nothing.
+        file(&path, b"kept");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        for dir in [mounted.scratch.path(), mounted.mount.path()] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut shell = Command::new("setpriv");
+        shell.args(["--reuid", "1000", "--regid", "1000", "--clear-groups"]);
+        let refused = hafs_tests::run(shell.args(["sh", "-c", ": > \"$1\"", "sh"]).arg(&path));
+        assert!(refused.stderr.contains("Permission denied"), "{refused}");
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
+        mounted.end();
     }
-    // A refused open truncates nothing.
-    file(&path, b"kept");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
-    for dir in [mounted.scratch.path(), mounted.mount.path()] {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let mut shell = Command::new("setpriv");
-    shell.args(["--reuid", "1000", "--regid", "1000", "--clear-groups"]);
-    let refused = hafs_tests::run(shell.args(["sh", "-c", ": > \"$1\"", "sh"]).arg(&path));
-    assert!(refused.stderr.contains("Permission denied"), "{refused}");
-    assert_eq!(fs::read(&path).unwrap(), b"kept");
-    mounted.end();
 }
 
 #[test]
@@ -140,30 +143,31 @@ fn appending_descriptors_write_at_the_end() {
     if !requirement::mounts_work("O_APPEND") {
         return;
     }
-    let mounted = Mounted::new();
-    for direct in [0, libc::O_DIRECT] {
-        let path = mounted.mount.join(&format!("log-{direct}"));
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).read(true);
-        let mut log = options.custom_flags(direct).open(&path).unwrap();
-        log.write_all(b"one ").unwrap();
-        log.seek(SeekFrom::Start(0)).unwrap();
-        log.write_all(b"two ").unwrap();
-        // Linux appends here too, whatever the offset.
-        log.write_all_at(b"three ", 0).unwrap();
-        // Another descriptor, or another process, moves the end.
-        let other = OpenOptions::new().append(true).open(&path).unwrap();
-        (&other).write_all(b"four ").unwrap();
-        log.write_all(b"five").unwrap();
-        log.set_len(19).unwrap();
-        log.write_all(b"six").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"one two three four six");
-        // The flag can be taken away and given.
-        rustix::fs::fcntl_setfl(&log, OFlags::empty()).unwrap();
-        log.write_all_at(b"ONE", 0).unwrap();
-        assert!(fs::read(&path).unwrap().starts_with(b"ONE two"));
+    for mounted in Mounted::in_both_modes() {
+        for direct in [0, libc::O_DIRECT] {
+            let path = mounted.mount.join(&format!("log-{direct}"));
+            let mut options = OpenOptions::new();
+            options.create(true).append(true).read(true);
+            let mut log = options.custom_flags(direct).open(&path).unwrap();
+            log.write_all(b"one ").unwrap();
+            log.seek(SeekFrom::Start(0)).unwrap();
+            log.write_all(b"two ").unwrap();
+            // Linux appends here too, whatever the offset.
+            log.write_all_at(b"three ", 0).unwrap();
+            // Another descriptor, or another process, moves the end.
+            let other = OpenOptions::new().append(true).open(&path).unwrap();
+            (&other).write_all(b"four ").unwrap();
+            log.write_all(b"five").unwrap();
+            log.set_len(19).unwrap();
+            log.write_all(b"six").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"one two three four six");
+            // The flag can be taken away and given.
+            rustix::fs::fcntl_setfl(&log, OFlags::empty()).unwrap();
+            log.write_all_at(b"ONE", 0).unwrap();
+            assert!(fs::read(&path).unwrap().starts_with(b"ONE two"));
+        }
+        mounted.end();
     }
-    mounted.end();
 }
 
 #[test]
@@ -171,18 +175,19 @@ fn one_write_may_append_or_sync() {
     if !requirement::mounts_work("pwritev2") {
         return;
     }
-    let mounted = Mounted::new();
-    let path = mounted.mount.join("file");
-    let open = file(&path, b"0123");
-    let write = |bytes: &[u8], flags| {
-        rustix::io::pwritev2(&open, &[std::io::IoSlice::new(bytes)], 0, flags)
-    };
-    assert_eq!(write(b"45", ReadWriteFlags::APPEND).unwrap(), 2);
-    assert_eq!(write(b"ab", ReadWriteFlags::DSYNC).unwrap(), 2);
-    assert_eq!(write(b"c", ReadWriteFlags::SYNC).unwrap(), 1);
-    assert_eq!(fs::read(&path).unwrap(), b"cb2345");
-    drop(open);
-    mounted.end();
+    for mounted in Mounted::in_both_modes() {
+        let path = mounted.mount.join("file");
+        let open = file(&path, b"0123");
+        let write = |bytes: &[u8], flags| {
+            rustix::io::pwritev2(&open, &[std::io::IoSlice::new(bytes)], 0, flags)
+        };
+        assert_eq!(write(b"45", ReadWriteFlags::APPEND).unwrap(), 2);
+        assert_eq!(write(b"ab", ReadWriteFlags::DSYNC).unwrap(), 2);
+        assert_eq!(write(b"c", ReadWriteFlags::SYNC).unwrap(), 1);
+        assert_eq!(fs::read(&path).unwrap(), b"cb2345");
+        drop(open);
+        mounted.end();
+    }
 }
 
 #[test]
@@ -242,22 +247,23 @@ fn programs_run_and_are_busy_while_they_do() {
     if !requirement::mounts_work("execve") {
         return;
     }
-    let mounted = Mounted::new();
-    let path = mounted.mount.join("program");
-    fs::copy("/bin/sleep", &path).unwrap();
-    let mut running = Command::new(&path).arg("60").spawn().unwrap();
-    let write = OpenOptions::new().write(true).open(&path);
-    let refused = errno(write);
-    running.kill().unwrap();
-    running.wait().unwrap();
-    assert_eq!(refused, Errno::TXTBSY);
-    let writer = OpenOptions::new().write(true).open(&path).unwrap();
-    assert_eq!(errno(Command::new(&path).arg("0").spawn()), Errno::TXTBSY);
-    drop(writer);
-    hafs_tests::run(Command::new(&path).arg("0")).ok();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(errno(Command::new(&path).arg("0").spawn()), Errno::ACCESS);
-    mounted.end();
+    for mounted in Mounted::in_both_modes() {
+        let path = mounted.mount.join("program");
+        fs::copy("/bin/sleep", &path).unwrap();
+        let mut running = Command::new(&path).arg("60").spawn().unwrap();
+        let write = OpenOptions::new().write(true).open(&path);
+        let refused = errno(write);
+        running.kill().unwrap();
+        running.wait().unwrap();
+        assert_eq!(refused, Errno::TXTBSY);
+        let writer = OpenOptions::new().write(true).open(&path).unwrap();
+        assert_eq!(errno(Command::new(&path).arg("0").spawn()), Errno::TXTBSY);
+        drop(writer);
+        hafs_tests::run(Command::new(&path).arg("0")).ok();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(errno(Command::new(&path).arg("0").spawn()), Errno::ACCESS);
+        mounted.end();
+    }
 }
 
 #[test]
@@ -265,14 +271,16 @@ fn a_limit_on_file_sizes_holds() {
     if !requirement::mounts_work("RLIMIT_FSIZE") {
         return;
     }
-    let mounted = Mounted::new();
-    // ulimit counts in units of 512 bytes: 8 KiB.
-    let script = "trap '' XFSZ; ulimit -f 16; head -c 100000 /dev/zero > limited; wc -c < limited";
-    let mut shell = Command::new("sh");
-    let ran = hafs_tests::run(shell.args(["-c", script]).current_dir(mounted.mount.path()));
-    assert!(ran.stderr.contains("File too large"), "{ran}");
-    assert_eq!(ran.stdout.trim(), "8192", "{ran}");
-    mounted.end();
+    for mounted in Mounted::in_both_modes() {
+        // ulimit counts in units of 512 bytes: 8 KiB.
+        let script =
+            "trap '' XFSZ; ulimit -f 16; head -c 100000 /dev/zero > limited; wc -c < limited";
+        let mut shell = Command::new("sh");
+        let ran = hafs_tests::run(shell.args(["-c", script]).current_dir(mounted.mount.path()));
+        assert!(ran.stderr.contains("File too large"), "{ran}");
+        assert_eq!(ran.stdout.trim(), "8192", "{ran}");
+        mounted.end();
+    }
 }
 
 #[test]
@@ -280,51 +288,52 @@ fn synced_writes_outlive_hafsd() {
     if !requirement::mounts_work("O_SYNC, O_DSYNC, RWF_DSYNC, msync, fdatasync and a kill") {
         return;
     }
-    let mounted = Mounted::new();
-    let at = |name: &str| mounted.mount.join(name);
-    let bytes: Vec<u8> = (0..200_000_u32)
-        .map(|n| n.to_le_bytes()[0] ^ 0x5a)
-        .collect();
-    for (name, flags) in [
-        ("sync", libc::O_SYNC),
-        ("dsync", libc::O_DSYNC),
-        ("direct", libc::O_DIRECT),
-        ("direct-sync", libc::O_DIRECT | libc::O_SYNC),
-    ] {
-        let mut options = OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .custom_flags(flags)
-            .open(at(name));
-        file.unwrap().write_all(&bytes).unwrap();
+    for mounted in Mounted::in_both_modes() {
+        let at = |name: &str| mounted.mount.join(name);
+        let bytes: Vec<u8> = (0..200_000_u32)
+            .map(|n| n.to_le_bytes()[0] ^ 0x5a)
+            .collect();
+        for (name, flags) in [
+            ("sync", libc::O_SYNC),
+            ("dsync", libc::O_DSYNC),
+            ("direct", libc::O_DIRECT),
+            ("direct-sync", libc::O_DIRECT | libc::O_SYNC),
+        ] {
+            let mut options = OpenOptions::new();
+            let file = options
+                .write(true)
+                .create(true)
+                .custom_flags(flags)
+                .open(at(name));
+            file.unwrap().write_all(&bytes).unwrap();
+        }
+        let rwf = file(&at("rwf"), b"");
+        let slice = [std::io::IoSlice::new(&bytes)];
+        let written = rustix::io::pwritev2(&rwf, &slice, 0, ReadWriteFlags::DSYNC).unwrap();
+        assert_eq!(written, bytes.len());
+        file(&at("fdatasync"), &bytes).sync_data().unwrap();
+        file(&at("fsync"), &bytes).sync_all().unwrap();
+        let mapped = file(&at("msync"), &vec![0; bytes.len()]);
+        write_through_mapping(&mapped, &bytes);
+        drop((rwf, mapped));
+        let mounted = mounted.killed();
+        for name in [
+            "sync",
+            "dsync",
+            "direct",
+            "direct-sync",
+            "rwf",
+            "fdatasync",
+            "fsync",
+            "msync",
+        ] {
+            let mut found = Vec::new();
+            let mut file = File::open(mounted.mount.join(name)).unwrap();
+            file.read_to_end(&mut found).unwrap();
+            assert!(found == bytes, "{name}: {} bytes, or others", found.len());
+        }
+        mounted.end();
     }
-    let rwf = file(&at("rwf"), b"");
-    let slice = [std::io::IoSlice::new(&bytes)];
-    let written = rustix::io::pwritev2(&rwf, &slice, 0, ReadWriteFlags::DSYNC).unwrap();
-    assert_eq!(written, bytes.len());
-    file(&at("fdatasync"), &bytes).sync_data().unwrap();
-    file(&at("fsync"), &bytes).sync_all().unwrap();
-    let mapped = file(&at("msync"), &vec![0; bytes.len()]);
-    write_through_mapping(&mapped, &bytes);
-    drop((rwf, mapped));
-    let mounted = mounted.killed();
-    for name in [
-        "sync",
-        "dsync",
-        "direct",
-        "direct-sync",
-        "rwf",
-        "fdatasync",
-        "fsync",
-        "msync",
-    ] {
-        let mut found = Vec::new();
-        let mut file = File::open(mounted.mount.join(name)).unwrap();
-        file.read_to_end(&mut found).unwrap();
-        assert!(found == bytes, "{name}: {} bytes, or others", found.len());
-    }
-    mounted.end();
 }
 
 /// Writes `bytes` at the start of the file by a shared mapping, and syncs that with msync alone.

@@ -53,17 +53,18 @@ fn pjdfstest() {
     };
     let settings = read(SETTINGS);
     all_features_are_on(suite.as_os_str(), &settings);
-    let mounted = Mounted::new();
+    for mounted in Mounted::in_both_modes() {
+        run_all(mounted, suite.as_os_str(), &settings);
+    }
+}
+
+/// Runs the suite on a mount and judges it.
+fn run_all(mounted: Mounted, suite: &OsStr, settings: &str) {
     // Tests that remount read-only run in a process of their own: others leave files open, which no filesystem remounts.
     let (remount, none) = ("allow_remount = true", "allow_remount = false");
     assert!(settings.contains(remount));
-    let mut results = run_suite(
-        &mounted,
-        suite.as_os_str(),
-        &settings.replace(remount, none),
-        "",
-    );
-    results.extend(run_suite(&mounted, suite.as_os_str(), &settings, "erofs"));
+    let mut results = run_suite(&mounted, suite, &settings.replace(remount, none), "");
+    results.extend(run_suite(&mounted, suite, settings, "erofs"));
     mounted.end();
 
     let with = |result: &str| -> BTreeSet<&str> {
