@@ -15,5 +15,6 @@ mod refusal;
 mod repair;
 mod set;
 mod socket;
+mod superblock;
 mod watch;
 mod writer;

@@ -252,7 +252,7 @@ fn umount_has_the_options_that_umount_8_passes() {
 }
 
 /// A process in a mount namespace of its own, until dropped.
-struct Namespace(Child);
+pub(crate) struct Namespace(Child);
 
 impl Namespace {
     /// Sees what is mounted and unmounted on the host.
@@ -260,11 +260,11 @@ impl Namespace {
         Self::start(private_mounts("", &[], "sh".as_ref()))
     }
 
-    /// Sees nothing of it in the scratch directory. Elsewhere it does: it must not hold mounts of other tests.
-    fn private(scratch: &Scratch) -> Self {
-        let prepare = "mount --make-rprivate \"$1\"";
-        let scratch = scratch.path().as_os_str();
-        Self::start(private_mounts(prepare, &[scratch], "sh".as_ref()))
+    /// Sees nothing of it in `dir`, and keeps what is mounted there. Elsewhere it follows the host: it would keep the mounts of
+    /// tests that run at the same time.
+    pub(crate) fn private(dir: &Path) -> Self {
+        let prepare = "mount --rbind \"$1\" \"$1\"; mount --make-rprivate \"$1\"";
+        Self::start(private_mounts(prepare, &[dir.as_os_str()], "sh".as_ref()))
     }
 
     /// `command` ends with a shell in the namespace. Returns when it is there.
@@ -285,8 +285,13 @@ impl Namespace {
         Self(child)
     }
 
+    /// What names it to mount(8) and its helpers.
+    pub(crate) fn file(&self) -> String {
+        format!("/proc/{}/ns/mnt", self.0.id())
+    }
+
     /// Runs a shell script in it, with `$1` the directory.
-    fn sh(&self, script: &str, dir: &Path) -> hafs_tests::Ran {
+    pub(crate) fn sh(&self, script: &str, dir: &Path) -> hafs_tests::Ran {
         let mut command = Command::new("nsenter");
         command
             .arg("--mount")
@@ -317,7 +322,7 @@ fn other_mount_namespaces_write_nothing_beneath() {
     let early = Namespace::following();
     let mount = daemon.mount("v", &dir);
     let late = Namespace::following();
-    let private = Namespace::private(&scratch);
+    let private = Namespace::private(scratch.path());
     let write = "echo lost > \"$1/silent\"";
     for namespace in [&early, &late, &private] {
         namespace.sh("echo kept > \"$1/file\"", &dir).ok();
@@ -367,8 +372,8 @@ fn the_helper_works_in_the_namespace_that_mount_8_names() {
     let daemon = Daemon::start(scratch.path());
     daemon.create_volume("v");
     let dir = scratch.dir("mnt");
-    let namespace = Namespace::private(&scratch);
-    let file = format!("/proc/{}/ns/mnt", namespace.0.id());
+    let namespace = Namespace::private(scratch.path());
+    let file = namespace.file();
     let mut mount = hafs_tests::daemon::mount_command(daemon.socket(), "v", &dir, "");
     run(mount.args(["-N", &file])).ok();
     assert_eq!(mounts_on(&dir), []);
