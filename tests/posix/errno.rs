@@ -1,8 +1,8 @@
 //! The errors that system calls answer with through a mount, call by call.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice, Seek, Write};
+use std::os::fd::{AsFd, IntoRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use rustix::fs::{
     fallocate, getxattr, linkat, mkdirat, openat, removexattr, renameat_with, seek, setxattr,
     unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use crate::Mounted;
 
@@ -304,6 +304,16 @@ fn a_read_only_mount() {
     mounted.end();
 }
 
+/// close(2) with its answer, which is not to be had from `File`.
+#[expect(unsafe_code, reason = "no crate in use gives close's answer")]
+fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor is owned, and nobody has it any more.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[test]
 fn a_full_volume() {
     if !requirement::mounts_work("a full volume") {
@@ -338,11 +348,27 @@ fn a_full_volume() {
         Errno::NOSPC
     );
 
-    // Cached bytes may find the volume full only later; fsync has to say so.
-    let cached = file(&at("cached"), b"");
-    let refused = cached.write_at(&block, 0).and_then(|_| cached.sync_all());
-    assert_eq!(errno(refused), Errno::NOSPC);
-    drop(cached);
+    // Cached bytes find the volume full only later: fsync has to say so, or close.
+    let cached = |name: &str| {
+        let open = file(&at(name), b"");
+        assert_eq!(open.write_at(&block, 0).unwrap(), block.len());
+        open
+    };
+    assert_eq!(errno(cached("synced").sync_all()), Errno::NOSPC);
+    assert_eq!(errno(close(cached("closed"))), Errno::NOSPC);
+    // Who asks for each write to be on the disk is told at once.
+    for flag in [libc::O_SYNC, libc::O_DSYNC] {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true);
+        let open = options.custom_flags(flag).open(at("each")).unwrap();
+        assert_eq!(errno(open.write_at(&block, 0)), Errno::NOSPC);
+    }
+    let each = file(&at("each"), b"");
+    for flag in [ReadWriteFlags::SYNC, ReadWriteFlags::DSYNC] {
+        let written = pwritev2(&each, &[IoSlice::new(&block)], 0, flag);
+        assert_eq!(errno(written), Errno::NOSPC);
+    }
+    drop(each);
 
     // Space that is given back can be used, and a full volume is no lasting error.
     direct.set_len(0).unwrap();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::path::Path;
+use std::process::Command;
 
 use hafs_tests::requirement;
 use rustix::fs::{RawDir, SeekFrom, seek};
@@ -68,7 +69,7 @@ fn offsets_lead_back_to_where_they_were_taken() {
         seek(&dir, SeekFrom::Start(entries[at].1)).unwrap();
         assert_eq!(all(&dir), entries[at + 1..]);
     }
-    // Others come and go: what stays has the offsets that it had, also in another process's or a later descriptor.
+    // Others come and go: what stays has the offsets that it had, also through a later descriptor.
     fill(&path, 500..700);
     for name in (0..700).step_by(3) {
         fs::remove_file(path.join(format!("name-{name}"))).unwrap();
@@ -98,6 +99,62 @@ fn offsets_lead_back_to_where_they_were_taken() {
     seek(&dir, SeekFrom::Start(0)).unwrap();
     assert_eq!(all(&dir), later, "rewinddir");
     drop(dir);
+    mounted.end();
+}
+
+/// For the second process: the directory, the offset to begin at, and the file for what it sees.
+const CHILD: [&str; 3] = [
+    "HAFS_TEST_LIST_DIR",
+    "HAFS_TEST_LIST_FROM",
+    "HAFS_TEST_LIST_INTO",
+];
+
+/// Entries from `offset` on, each as a line.
+fn listing(path: &Path, offset: u64) -> String {
+    let dir = File::open(path).expect("a directory");
+    seek(&dir, SeekFrom::Start(offset)).expect("an offset");
+    let lines = all(&dir).into_iter();
+    lines
+        .map(|(name, offset)| format!("{name} {offset}\n"))
+        .collect()
+}
+
+#[test]
+fn offsets_are_the_same_in_every_process_and_after_a_restart() {
+    if let [Some(path), Some(offset), Some(into)] = CHILD.map(std::env::var_os) {
+        let offset = offset.to_str().unwrap().parse().unwrap();
+        fs::write(into, listing(path.as_ref(), offset)).unwrap();
+        return;
+    }
+    if !requirement::mounts_work("telldir in another process") {
+        return;
+    }
+    let mut mounted = Mounted::new();
+    let path = mounted.mount.join("dir");
+    fs::create_dir(&path).unwrap();
+    fill(&path, 0..300);
+    let entries = all(&File::open(&path).unwrap());
+    assert_eq!(entries.len(), 302);
+    let middle = entries[150].1;
+    let (whole, rest) = (listing(&path, 0), listing(&path, middle));
+    assert_eq!(rest.lines().count(), 151);
+    let into = mounted.scratch.join("listing");
+    for (offset, expected) in [(0, &whole), (middle, &rest)] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let name = "readdir::offsets_are_the_same_in_every_process_and_after_a_restart";
+        child.args(["--exact", name]).env(CHILD[0], &path);
+        child.env(CHILD[1], offset.to_string()).env(CHILD[2], &into);
+        hafs_tests::run(&mut child).ok();
+        assert_eq!(fs::read_to_string(&into).unwrap(), *expected);
+        fs::remove_file(&into).unwrap();
+    }
+    for restart in [Mounted::remounted, Mounted::killed] {
+        // A kill may take what hafsd was not asked to keep.
+        File::open(&path).unwrap().sync_all().unwrap();
+        mounted = restart(mounted);
+        assert_eq!(listing(&path, middle), rest);
+        assert_eq!(listing(&path, 0), whole);
+    }
     mounted.end();
 }
 
