@@ -12,7 +12,7 @@ const PAGE: &str = "docs/semantics.md";
 /// What every table of the page has as its head.
 const HEAD: &str = "| call | flag | promise | test |";
 
-/// The names of all tests of the workspace: crate or suite, modules, function, as nextest has them.
+/// The names of all tests of the workspace that every run runs: crate or suite, modules, function, as nextest has them.
 fn tests() -> BTreeSet<String> {
     rust().iter().flat_map(tests_of).collect()
 }
@@ -22,19 +22,24 @@ fn tests_of(source: &Source) -> Vec<String> {
         return Vec::new();
     };
     let mut names = Vec::new();
-    let (mut test, mut inside) = (false, "");
+    let (mut test, mut ignored, mut inside) = (false, false, "");
     for line in source.text.lines() {
         let words = line.trim();
         if words == "mod tests {" || words == "pub(crate) mod tests {" {
             inside = "tests::";
         }
-        if words == "#[test]" {
-            test = true;
-        }
-        let Some((_, rest)) = line.split_once("fn ").filter(|_| test) else {
+        test |= words == "#[test]";
+        // Before `#[test]` or behind it.
+        ignored |= words.starts_with("#[ignore")
+            || (words.starts_with("#[cfg_attr(") && words.contains("ignore"));
+        let Some((_, rest)) = line.split_once("fn ") else {
             continue;
         };
-        test = false;
+        let is_run = test && !ignored;
+        (test, ignored) = (false, false);
+        if !is_run {
+            continue;
+        }
         let name = rest.split(['(', '<']).next().unwrap_or_default();
         if name.starts_with('$') {
             names.extend(numbered(&source.text).map(|name| format!("{module}::{name}")));
@@ -131,9 +136,23 @@ fn the_tests_are_found_under_their_names() {
     ] {
         assert!(tests.contains(known), "{known} is not found");
     }
-    for none in ["posix::errno::errno", "hafs_fs::volume::tests::identity"] {
-        assert!(!tests.contains(none), "{none} is no test");
+    for none in [
+        "posix::errno::errno",
+        "hafs_fs::volume::tests::identity",
+        "posix::stress::stress_ng",
+    ] {
+        assert!(!tests.contains(none), "{none} is no test that is run");
     }
+}
+
+#[test]
+fn what_is_ignored_proves_nothing() {
+    let text = "#[test]\n#[ignore = \"long\"]\nfn a() {}\n#[ignore]\n#[test]\nfn b() {}\n#[test]\nfn c() {}\n";
+    let source = Source {
+        path: "tests/posix/some.rs".to_owned(),
+        text: text.to_owned(),
+    };
+    assert_eq!(tests_of(&source), ["posix::some::c"]);
 }
 
 #[test]
