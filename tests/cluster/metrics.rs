@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hafs_tests::binaries::checkout;
+use hafs_tests::http::get;
 use hafs_tests::{Daemon, Launch, Scratch, requirement};
 use rustix::fs::fgetxattr;
 use rustix::io::Errno;
@@ -27,16 +28,6 @@ struct Sample {
     name: String,
     labels: BTreeMap<String, String>,
     value: f64,
-}
-
-/// The answer to `GET path`: its head and its body.
-fn get(mut stream: impl Read + Write, path: &str) -> (String, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("hafsd reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("hafsd answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-    (head.to_owned(), body.to_owned())
 }
 
 fn scrape(socket: &Path) -> BTreeMap<String, Family> {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binaries::{program, tool};
 use crate::command::{Ran, code, run, wait_within};
+use crate::http;
 use crate::mount::Mount;
 
 /// From start to readiness, with a log to replay, on a busy machine.
@@ -311,6 +312,22 @@ impl Daemon {
     #[track_caller]
     pub fn check(&self, volume: &str) {
         self.ctl(&["volume", "check", volume]).ok();
+    }
+
+    /// How many requests `op` of the kernel for a volume it has answered and counted, as its metrics tell.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn requests(&self, volume: &str, op: &str) -> u64 {
+        let stream = UnixStream::connect(self.socket()).expect("hafsd listens");
+        let (_, metrics) = http::get(stream, "/metrics");
+        let labels = [format!("volume=\"{volume}\""), format!("op=\"{op}\"")];
+        let line = metrics.lines().find(|line| {
+            line.starts_with("hafs_volume_request_duration_seconds_count{")
+                && labels.iter().all(|label| line.contains(label))
+        });
+        let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        count.unwrap_or_else(|| panic!("no count of {op}:\n{metrics}"))
     }
 
     /// SIGKILL, and waits until it is gone. The log was looked at as at any end.

@@ -10,6 +10,7 @@ pub mod binaries;
 pub mod command;
 pub mod daemon;
 pub mod disk;
+pub mod http;
 pub mod lossy;
 pub mod mount;
 pub mod namespace;
