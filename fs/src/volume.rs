@@ -31,7 +31,7 @@ use crate::log::{FsyncDone, Watermarks};
 use crate::metrics::{Metrics, VolumeMetrics};
 use crate::record::{self, RecordKind};
 use crate::space::{Ballast, DiskSpace};
-use crate::store::key::{EMPTY_FILE_BYTES, Place, SegmentPlace, Table};
+use crate::store::key::{EMPTY_FILE_BYTES, Place, Table};
 use crate::store::logfile::{ChunkPlace, LogWriter, encode_frame};
 use crate::store::mark::Mark;
 use crate::store::{SharedCache, Store, VolumeIdentity};
@@ -637,12 +637,7 @@ impl Inner {
 
 fn chunk_place(place: &Place) -> Option<ChunkPlace> {
     match place {
-        Place::Segment(SegmentPlace {
-            segment, offset, ..
-        }) => Some(ChunkPlace {
-            segment: *segment,
-            offset: *offset,
-        }),
+        Place::Segment(place) => Some(place.chunk()),
         Place::Inline(_) => None,
     }
 }

@@ -8,6 +8,7 @@ use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
 use crate::error::FsError;
 use crate::store::codec::{Reader, VERSION, push_time};
 use crate::store::digest::Digest;
+use crate::store::logfile::ChunkPlace;
 use crate::types::{Attr, FileKind, Ino, Time};
 
 /// Tables that every copy of a volume holds, equal at the same [`Pos`]. The running digest covers these.
@@ -570,6 +571,14 @@ impl SegmentPlace {
     /// Bytes that the chunk takes in its segment: whole pages.
     pub(crate) fn stored_bytes(&self) -> u64 {
         stored_bytes(self.len as usize)
+    }
+
+    /// As a frame of the log names it.
+    pub(crate) fn chunk(&self) -> ChunkPlace {
+        ChunkPlace {
+            segment: self.segment,
+            offset: self.offset,
+        }
     }
 
     /// Was damaged when the log was replayed; perhaps it still is.

@@ -21,6 +21,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::error::FsError;
 use crate::store::key::{CRC_PAGE_BYTES, SegmentId, SegmentPlace, stored_bytes};
+use crate::store::logfile::ChunkPlace;
 use crate::store::syncfile::{SyncFile, Syncer, io_error};
 use crate::types::Ino;
 
@@ -85,6 +86,8 @@ struct Active {
     /// How long it may become.
     capacity: u64,
     next_id: u64,
+    /// Segments that were sealed since [`Segments::take_sealed`], and where each ends.
+    sealed: Vec<(SegmentId, u64)>,
 }
 
 impl Segments {
@@ -102,6 +105,7 @@ impl Segments {
                 allocated: 0,
                 capacity: 0,
                 next_id,
+                sealed: Vec::new(),
             }),
             open: Mutex::new(HashMap::new()),
             syncer: Syncer::new(dir.to_owned()),
@@ -220,12 +224,13 @@ impl Segments {
             active.end = SEGMENT_HEADER_BYTES;
             (active.allocated, active.capacity) = (capacity, capacity);
             self.remember(id, file);
-            // The next opening gives it back otherwise: no reason to fail a write.
-            if let Some((_, sealed)) = sealed
-                && let Err(error) = give_back_tail(&sealed, end)
-            {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, "the end of a full segment was not given back");
+            if let Some((id, sealed)) = sealed {
+                active.sealed.push((id, end));
+                // The next opening gives it back otherwise: no reason to fail a write.
+                if let Err(error) = give_back_tail(&sealed, end) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "the end of a full segment was not given back");
+                }
             }
         }
         let Active { end, capacity, .. } = *active;
@@ -240,6 +245,30 @@ impl Segments {
         self.tail
             .store(active.allocated - active.end, Ordering::Relaxed);
         Ok((id, file, end))
+    }
+
+    /// Takes chunks back that no record names and none will: where they are and what they take, in the order in which they
+    /// were appended. Those behind which others have appended stay, as dead space.
+    pub(crate) fn take_back(&self, chunks: impl DoubleEndedIterator<Item = (ChunkPlace, u64)>) {
+        let mut active = self.active.lock();
+        for (place, stored_bytes) in chunks.rev() {
+            let is_active = matches!(active.segment, Some((id, _)) if id == place.segment);
+            let start = u64::from(place.offset);
+            if !is_active || start + stored_bytes != active.end {
+                break;
+            }
+            active.end = start;
+        }
+        if active.segment.is_some() {
+            self.tail
+                .store(active.allocated - active.end, Ordering::Relaxed);
+        }
+    }
+
+    /// Segments that were sealed since this was last asked for, and where each ends: what they hold may be more than what
+    /// records name.
+    pub(crate) fn take_sealed(&self) -> Vec<(SegmentId, u64)> {
+        std::mem::take(&mut self.active.lock().sealed)
     }
 
     /// Says how much space new segments may take beyond what the next chunk needs.
@@ -272,6 +301,7 @@ impl Segments {
         let Some((_, file)) = active.segment.take_if(|(active, _)| *active == id) else {
             return Ok(());
         };
+        active.sealed.push((id, end));
         self.tail.store(0, Ordering::Relaxed);
         give_back_tail(&file, end)
     }

@@ -356,6 +356,7 @@ impl Inner {
         let (rows, unflushed, flushed, sealed) = {
             let mut core = self.core.write();
             self.sync_to(core.log.head().lsn)?;
+            self.note_sealed(&mut core.totals);
             let rows = self.write_segment_rows(&mut core);
             let unflushed = std::mem::take(&mut core.unflushed);
             self.flush_overdue.store(false, Ordering::Release);

@@ -201,6 +201,19 @@ impl Inner {
         }
     }
 
+    /// Brings the books of segments that were sealed up to what they hold: a chunk whose record was refused, and others
+    /// behind which nothing was named, are dead space as well. Every segment but the active one has been noted after this.
+    pub(super) fn note_sealed(&self, totals: &mut Totals) {
+        for (id, end) in self.store.segments.take_sealed() {
+            let segment = totals.segments.entry(id).or_default();
+            if segment.end < end {
+                totals.died_bytes += end - segment.end;
+                segment.end = end;
+                totals.segments_changed.insert(id);
+            }
+        }
+    }
+
     /// Asks for a round if `totals` call for one, and says so to writers if they have to wait for it.
     pub(super) fn look_at_the_dead(&self, totals: &Totals) {
         if let Some(effort) = Effort::due(totals) {
@@ -459,7 +472,10 @@ impl Inner {
         let mut core = self.core.write();
         self.check_open()?;
         if self.chunk_in(segment, id)?.as_ref() != Some(&old) {
-            return Ok(new.stored_bytes()); // died meanwhile; the copy is dead space
+            // It died meanwhile.
+            let copy = (new.chunk(), new.stored_bytes());
+            self.store.segments.take_back([copy].into_iter());
+            return Ok(new.stored_bytes());
         }
         let mut batch = Batch::default();
         let at = segment_index_key(old.segment, old.offset);
@@ -495,6 +511,7 @@ impl Inner {
             // One at a time: the locks are held for an unlink, not for a hundred.
             let _no_chunk_without_record = self.appending.write();
             let mut core = self.core.write();
+            self.note_sealed(&mut core.totals);
             let dead = core.totals.segments.iter().find(|(id, segment)| {
                 segment.live_bytes == 0
                     && Some(**id) != active

@@ -3,13 +3,14 @@
 //! A write's bytes are cut at multiples of the chunk size. What is small travels inside the record; the rest is appended to
 //! a segment before the write lock is taken, so that several writers hash and copy side by side.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::attr::{check_file, clear_privileges};
 use super::background::UNSYNCED_CHUNK_BYTES_MAX;
 use super::collect::RECLAIM_WAIT_MAX;
 use super::txn::{NewPiece, Txn};
-use super::{Inner, Volume};
+use super::{Inner, Volume, chunk_place};
 use crate::clock;
 use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
@@ -18,6 +19,7 @@ use crate::store::key::{
     Extent, ExtentSource, FILE_BYTES_MAX, LocalTable, Place, SegmentPlace, Table, extent_key,
     piece_key, row_body, stored_bytes,
 };
+use crate::store::logfile::ChunkPlace;
 use crate::store::segment::{Segment, Segments};
 use crate::types::{Caller, FallocateMode, Ino, SeekTo};
 
@@ -64,6 +66,8 @@ struct PendingWrite {
     offset: u64,
     end: u64,
     pieces: Vec<PendingPiece>,
+    /// Records have put everything from here on: the end is written first.
+    put_from: u64,
     kill_priv: bool,
     cached: bool,
 }
@@ -73,6 +77,8 @@ struct PendingPiece {
     start: u64,
     /// All of it.
     extent: Extent,
+    /// Where it is, unless it is inline.
+    chunk: Option<ChunkPlace>,
     /// `None` once a record has put all of it.
     piece: Option<NewPiece>,
     /// A record has put a part of it.
@@ -137,16 +143,14 @@ impl Volume {
             ino,
             offset,
             end,
-            pieces: self.inner.make_pieces(ino, offset, data)?,
+            pieces: Vec::new(),
+            put_from: end,
             kill_priv,
             cached,
         };
-        // Where the written part starts: the end is written first, and one record is enough unless the range was made
-        // of very many extents. Each record puts new bytes where it takes old ones away.
-        let mut from = end;
-        while from > offset {
-            from = self.inner.put_some(&mut write, from)?;
-        }
+        self.inner
+            .write_pieces(&mut write, data)
+            .inspect_err(|_| self.inner.forget_pieces(&write))?;
         Ok(u32::try_from(data.len()).expect("at most 1 MiB"))
     }
 
@@ -410,11 +414,39 @@ impl Inner {
         Ok(Cut::All { freed })
     }
 
-    /// One record of a write, whose part before `from` is still to be put; returns where the part that is put starts. The
-    /// caller holds `appending`.
-    fn put_some(&self, write: &mut PendingWrite, from: u64) -> Result<u64, FsError> {
+    /// Stores the bytes of a write and puts them. The caller holds `appending`.
+    fn write_pieces(&self, write: &mut PendingWrite, data: &[u8]) -> Result<(), FsError> {
+        self.make_pieces(write, data)?;
+        // One record is enough unless the range was made of very many extents. Each puts new bytes where it takes old ones
+        // away.
+        while write.put_from > write.offset {
+            write.put_from = self.put_some(write)?;
+        }
+        Ok(())
+    }
+
+    /// No record will name what a refused write has stored and none has named yet: its space is given back.
+    fn forget_pieces(&self, write: &PendingWrite) {
+        if self.failed.load(Ordering::Acquire) {
+            return; // the log may have a record that does
+        }
+        let unnamed = write
+            .pieces
+            .iter()
+            .filter(|pending| pending.start + pending.extent.len <= write.put_from);
+        let chunks = unnamed
+            .filter_map(|pending| Some((pending.chunk?, stored_bytes(index(pending.extent.len)))));
+        self.store.segments.take_back(chunks);
+        // What could not be taken back fills segments, without any record that would have the collector look at them.
+        let mut core = self.core.write();
+        self.note_sealed(&mut core.totals);
+        self.look_at_the_dead(&core.totals);
+    }
+
+    /// One record of a write; returns where the part that is put starts then. The caller holds `appending`.
+    fn put_some(&self, write: &mut PendingWrite) -> Result<u64, FsError> {
         self.transact_at_once(|txn, _| {
-            let ino = write.ino;
+            let (ino, from) = (write.ino, write.put_from);
             let now = clock::now();
             let mut inode = txn.inode(ino)?;
             check_file(&inode)?;
@@ -462,18 +494,14 @@ impl Inner {
         Ok(())
     }
 
-    fn make_pieces(
-        &self,
-        ino: Ino,
-        offset: u64,
-        data: &[u8],
-    ) -> Result<Vec<PendingPiece>, FsError> {
+    /// Stores the bytes of a write.
+    fn make_pieces(&self, write: &mut PendingWrite, data: &[u8]) -> Result<(), FsError> {
+        let ino = write.ino;
         let chunk_bytes = u64::from(self.settings.profile.chunk_bytes());
         let mut inline_left = self.settings.profile.inline_bytes_max();
-        let mut pieces = Vec::new();
         let mut at = 0;
         while at < data.len() {
-            let file_offset = offset + at as u64;
+            let file_offset = write.offset + at as u64;
             let to_boundary = index(chunk_bytes - file_offset % chunk_bytes);
             let part = &data[at..data.len().min(at + to_boundary)];
             let place = if part.len() <= inline_left {
@@ -490,15 +518,16 @@ impl Inner {
                 hash: *blake3::hash(part).as_bytes(),
                 place,
             };
-            pieces.push(PendingPiece {
+            write.pieces.push(PendingPiece {
                 start: file_offset,
                 extent: whole_piece(&piece),
+                chunk: chunk_place(&piece.place),
                 piece: Some(piece),
                 is_named: false,
             });
             at += part.len();
         }
-        Ok(pieces)
+        Ok(())
     }
 
     /// Writers wait here for the disk, so that an fsync never finds more than a bounded number of bytes to push out.
@@ -694,6 +723,19 @@ mod tests {
     /// Length of the extents that the tests' files are made of: no multiple of it is a chunk's boundary.
     const FRAGMENT: u64 = 250;
 
+    fn pending(ino: Ino, offset: u64, data: &[u8]) -> PendingWrite {
+        let end = offset + data.len() as u64;
+        PendingWrite {
+            ino,
+            offset,
+            end,
+            pieces: Vec::new(),
+            put_from: end,
+            kill_priv: false,
+            cached: false,
+        }
+    }
+
     #[test]
     fn bytes_survive_when_another_write_covers_the_first_record_of_a_long_write() {
         let mut fixture = Fixture::new();
@@ -706,22 +748,17 @@ mod tests {
         }
         let inner = &volume.inner;
         let data = vec![2; index(len)];
-        let mut write = PendingWrite {
-            ino,
-            offset: 0,
-            end: len,
-            pieces: inner.make_pieces(ino, 0, &data).unwrap(),
-            kill_priv: false,
-            cached: false,
-        };
-        let mut from = inner.put_some(&mut write, len).unwrap();
+        let mut write = pending(ino, 0, &data);
+        inner.make_pieces(&mut write, &data).unwrap();
+        write.put_from = inner.put_some(&mut write).unwrap();
+        let from = write.put_from;
         assert!(from > 0, "one record is not enough");
         let tail = index(len - from);
         volume
             .write(ino, from, &vec![3; tail], false, false)
             .unwrap();
-        while from > 0 {
-            from = inner.put_some(&mut write, from).unwrap();
+        while write.put_from > 0 {
+            write.put_from = inner.put_some(&mut write).unwrap();
         }
         let bytes = volume.read(ino, 0, 1 << 20).unwrap();
         let split = bytes.len() - tail;
@@ -758,5 +795,83 @@ mod tests {
         volume
             .write(ino, 4096, &mib, false, false)
             .expect("in place");
+    }
+
+    fn stored_bytes_of(volume: &Volume) -> u64 {
+        std::fs::read_dir(volume.dir().join("segments"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum()
+    }
+
+    /// As if another had filled the volume after it was asked whether there is room.
+    #[test]
+    fn a_write_that_the_volume_has_no_room_for_after_all_is_taken_back() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            segment_bytes: 8 << 20,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        volume.write(ino, 0, &[1; 1 << 17], false, false).unwrap();
+        let inner = &volume.inner;
+        inner.size_bytes.store(1 << 17, Ordering::Release);
+        let data = vec![2; 1 << 20];
+        for _ in 0..40 {
+            let mut write = pending(ino, 1 << 17, &data);
+            let refused = inner.write_pieces(&mut write, &data);
+            assert!(matches!(refused, Err(FsError::NoSpace)), "{refused:?}");
+            inner.forget_pieces(&write);
+        }
+        let on_disk = stored_bytes_of(&volume);
+        assert!(on_disk < 20 << 20, "{on_disk} bytes of segments");
+        assert_clean(&volume);
+    }
+
+    #[test]
+    fn writes_that_their_record_refuses_leave_nothing_on_the_disk() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            segment_bytes: 8 << 20,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let there = file(&volume, b"there");
+        volume.write(there, 0, &[1; 1 << 17], false, false).unwrap();
+        let gone = file(&volume, b"gone");
+        volume.unlink(Ino::ROOT, b"gone").unwrap();
+        volume.reclaim(gone).unwrap();
+        let mib = vec![2; 1 << 20];
+        for _ in 0..40 {
+            let refused = volume.write(gone, 0, &mib, false, false);
+            assert!(matches!(refused, Err(FsError::Stale(_))), "{refused:?}");
+        }
+        let on_disk = stored_bytes_of(&volume);
+        assert!(on_disk < 20 << 20, "{on_disk} bytes of segments");
+        volume.write(there, 1 << 17, &mib, false, false).unwrap();
+        let bytes = volume.read(there, 0, 1 << 20).unwrap();
+        assert!(bytes[..1 << 17].iter().all(|byte| *byte == 1));
+        assert!(bytes[1 << 17..].iter().all(|byte| *byte == 2));
+        assert_clean(&volume);
+    }
+
+    /// Where others append behind it, a chunk cannot be taken back.
+    #[test]
+    fn segments_that_no_record_names_are_given_back_by_the_collector() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let there = file(&volume, b"there");
+        volume.write(there, 0, &[1; 1 << 17], false, false).unwrap();
+        let mib = vec![2; 1 << 20];
+        for _ in 0..40 {
+            let mut write = pending(there, 0, &mib);
+            volume.inner.make_pieces(&mut write, &mib).unwrap();
+        }
+        assert!(stored_bytes_of(&volume) > 40 << 20);
+        let won = volume.collect().unwrap();
+        assert!(won > 38 << 20, "{won}");
+        let on_disk = stored_bytes_of(&volume);
+        assert!(on_disk < 6 << 20, "{on_disk} bytes of segments");
+        assert_eq!(volume.read(there, 0, 1 << 17).unwrap(), [1; 1 << 17]);
+        assert_clean(&volume);
     }
 }
