@@ -90,9 +90,8 @@ impl Mount {
     /// Serves `volume` through `device`, a freshly mounted `/dev/fuse`. Returns when requests are being answered.
     ///
     /// # Errors
-    /// [`FsError::Refused`] for a descriptor that is not a fresh mount, [`FsError::Io`] if the kernel or the system fails,
-    /// or the volume's own error if its orphans cannot be reclaimed. The connection is then gone; the mount must be
-    /// unmounted by whoever made it.
+    /// [`FsError::Refused`] for a descriptor that is not a fresh mount, [`FsError::Io`] if the kernel or the system fails.
+    /// The connection is then gone; the mount must be unmounted by whoever made it.
     pub fn serve(
         volume: Arc<Volume>,
         device: OwnedFd,
@@ -101,7 +100,7 @@ impl Mount {
     ) -> Result<Self, FsError> {
         let connection = Connection::from_fresh(device, session_count())?;
         // The connection is new, so the kernel holds nothing of this volume yet.
-        let reclaimed = volume.reclaim_orphans()?;
+        let reclaimed = volume.reclaim_orphans();
         tracing::debug!(
             volume = settings.name,
             reclaimed,
@@ -380,21 +379,11 @@ fn join(threads: Vec<SessionThread>) -> MountEnd {
     end
 }
 
-/// Nobody can reach an orphan any more; give their space back before the volume is used for anything else.
+/// Nobody can reach an orphan any more; give their space back before the volume is used for anything else. Those that stay
+/// are the next mount's.
 fn finish(volume: &Volume, name: &str, end: &MountEnd) {
-    match volume.reclaim_orphans() {
-        Ok(reclaimed) => tracing::info!(volume = name, ?end, reclaimed, "mount ended"),
-        // They stay on their durable list; the next mount reclaims them.
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(
-                volume = name,
-                ?end,
-                error,
-                "mount ended, orphans not reclaimed"
-            );
-        }
-    }
+    let reclaimed = volume.reclaim_orphans();
+    tracing::info!(volume = name, ?end, reclaimed, "mount ended");
 }
 
 /// Opens `/dev/fuse`, for [`mount_volume`].

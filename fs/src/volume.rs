@@ -52,6 +52,7 @@ mod repair;
 pub(crate) mod txn;
 mod xattr;
 
+pub(crate) use data::report_unreclaimed;
 pub use repair::Repair;
 
 /// What a volume is used for: sets how its bytes are cut into chunks, and how far reads run ahead.

@@ -147,7 +147,7 @@ impl Machinery {
                 self.scan(reference, dir, entries, plus).map(done)
             }
             Op::Reclaim { node } => self.volume().reclaim(self.ino(node)).map(done),
-            Op::ReclaimOrphans => self.volume().reclaim_orphans().map(Answer::Number),
+            Op::ReclaimOrphans => Ok(Answer::Number(self.volume().reclaim_orphans())),
             Op::Sync => self.volume().sync().map(done),
             Op::Collect => self.volume().collect().map(|_| Answer::Done),
             Op::Check => {

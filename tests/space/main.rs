@@ -6,6 +6,7 @@
 mod disk;
 mod full;
 mod overwrite;
+mod reclaim;
 mod refill;
 mod usage;
 

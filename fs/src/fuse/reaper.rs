@@ -5,22 +5,28 @@
 //! If it does, a later FORGET asks again. Session threads only ever put a number in a queue, since the answer can wait for
 //! an eviction that itself waits for requests that session threads serve.
 //!
+//! The kernel lets go of an inode once. So what a full disk keeps from being reclaimed is tried again after some time.
+//!
 //! Invariant: an orphan is reclaimed only after the kernel said, here, that it has no such inode, or after the connection
 //! is gone. An orphan has no name, and [`fuse`](crate::fuse) refuses it to handles, so the kernel cannot get it back.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
+use std::time::{Duration, Instant};
 
 use crate::error::FsError;
 use crate::mount::device;
 use crate::types::Ino;
-use crate::volume::Volume;
+use crate::volume::{Volume, report_unreclaimed};
 
 /// Orphans waiting for their question: 512 KiB of numbers. `rm -rf` of more files than this, faster than they are
 /// reclaimed, leaves some for the sweep.
 const QUEUE_MAX: usize = 1 << 16;
+/// After so long, what found a full disk is tried again: soon enough for who waits for the space, and seldom enough for a
+/// disk that stays full.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The session threads' end: which orphans to ask for.
 #[derive(Clone, Debug)]
@@ -49,6 +55,8 @@ pub(crate) struct Reaper {
     device: Arc<OwnedFd>,
     queue: Receiver<Ino>,
     sweep_needed: Arc<AtomicBool>,
+    /// When all orphans are asked for again, since one was not reclaimed.
+    retry_at: Option<Instant>,
 }
 
 /// Makes both ends. `device` is any descriptor of the connection.
@@ -59,58 +67,76 @@ pub(crate) fn reaper(volume: Arc<Volume>, device: Arc<OwnedFd>) -> (Forgets, Rea
         queue: sender,
         sweep_needed: Arc::clone(&sweep_needed),
     };
-    (
-        forgets,
-        Reaper {
-            volume,
-            device,
-            queue,
-            sweep_needed,
-        },
-    )
+    // What is there before the kernel has seen anything was left by who reclaimed the orphans of an earlier mount.
+    let retry_at = (!volume.orphans().is_empty()).then(|| Instant::now() + RETRY_AFTER);
+    let reaper = Reaper {
+        volume,
+        device,
+        queue,
+        sweep_needed,
+        retry_at,
+    };
+    (forgets, reaper)
 }
 
 impl Reaper {
     /// Reclaims orphans until every [`Forgets`] is gone, that is, until no session is left.
-    pub(crate) fn run(self) {
-        loop {
-            let next = match self.queue.try_recv() {
-                Ok(ino) => Ok(ino),
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => {
-                    if self.sweep_needed.swap(false, Ordering::SeqCst) {
-                        self.sweep();
-                    }
-                    self.queue.recv()
-                }
-            };
-            match next {
-                Ok(ino) => self.reap(ino),
-                Err(mpsc::RecvError) => return,
-            }
-        }
-    }
-
-    fn sweep(&self) {
-        for ino in self.volume.orphans() {
+    pub(crate) fn run(mut self) {
+        while let Some(ino) = self.next() {
             self.reap(ino);
         }
     }
 
-    fn reap(&self, ino: Ino) {
+    /// The next orphan to ask for, after a sweep if one is due; `None`: no session is left.
+    fn next(&mut self) -> Option<Ino> {
+        loop {
+            match self.queue.try_recv() {
+                Ok(ino) => return Some(ino),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            let is_due = self.retry_at.is_some_and(|at| at <= Instant::now());
+            if self.sweep_needed.swap(false, Ordering::SeqCst) || is_due {
+                self.retry_at = None;
+                self.sweep();
+            }
+            let received = match self.retry_at {
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    self.queue.recv_timeout(left)
+                }
+                None => self.queue.recv().map_err(RecvTimeoutError::from),
+            };
+            match received {
+                Ok(ino) => return Some(ino),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        for ino in self.volume.orphans() {
+            self.reap(ino);
+            if self.retry_at.is_some() {
+                return; // it is the same for the rest
+            }
+        }
+    }
+
+    fn reap(&mut self, ino: Ino) {
         match device::kernel_holds(self.device.as_fd(), ino) {
             Ok(true) => tracing::trace!(%ino, "orphan still held by the kernel"),
             Ok(false) => {
                 if let Err(error) = self.volume.reclaim(ino) {
-                    report(&error, ino);
+                    if matches!(error, FsError::NoSpace) {
+                        self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                    }
+                    report_unreclaimed(&error, ino);
                 }
             }
             // Nothing is lost: the orphan stays on its durable list, and the next fresh mount reclaims it.
-            Err(error) => report(&error, ino),
+            Err(error) => report_unreclaimed(&error, ino),
         }
     }
-}
-
-fn report(error: &FsError, ino: Ino) {
-    tracing::warn!(error = error as &dyn std::error::Error, %ino, "orphan not reclaimed");
 }

@@ -266,18 +266,33 @@ impl Volume {
     }
 
     /// The kernel holds no reference to this orphan any more: its space is given back. Other inodes are left alone.
+    ///
+    /// # Errors
+    /// It stays on its durable list, perhaps with a part of its bytes: to be tried again. [`FsError::NoSpace`]: there is
+    /// no room for the records.
     pub fn reclaim(&self, ino: Ino) -> Result<(), FsError> {
+        fail::fail_point!("reclaim", |_| Err(FsError::NoSpace));
         while self.inner.reclaim_some(ino)? {}
         Ok(())
     }
 
-    /// Reclaims all orphans: for a volume that nothing has mounted. Returns how many there were.
-    pub fn reclaim_orphans(&self) -> Result<u64, FsError> {
-        let orphans = self.orphans();
-        for ino in &orphans {
-            self.reclaim(*ino)?;
+    /// Reclaims all orphans: for a volume that nothing has mounted. Returns how many. What cannot be reclaimed is logged,
+    /// keeps no other from it, and stays on the durable list.
+    pub fn reclaim_orphans(&self) -> u64 {
+        let mut reclaimed = 0;
+        for ino in self.orphans() {
+            match self.reclaim(ino) {
+                Ok(()) => reclaimed += 1,
+                Err(error) => {
+                    report_unreclaimed(&error, ino);
+                    // It is the same for all others.
+                    if matches!(error, FsError::NoSpace | FsError::Failed) {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(orphans.len() as u64)
+        reclaimed
     }
 }
 
@@ -681,6 +696,17 @@ impl Inner {
     }
 }
 
+/// A person must look where an orphan itself is the reason. A full disk is no news, and a volume that failed has said so.
+pub(crate) fn report_unreclaimed(error: &FsError, ino: Ino) {
+    let is_alarming = !matches!(error, FsError::NoSpace | FsError::Failed);
+    let error: &dyn std::error::Error = error;
+    if is_alarming {
+        tracing::warn!(error, %ino, "orphan not reclaimed");
+    } else {
+        tracing::debug!(error, %ino, "orphan not reclaimed");
+    }
+}
+
 fn index(len: u64) -> usize {
     usize::try_from(len).expect("lengths within a read or a chunk fit")
 }
@@ -717,6 +743,7 @@ fn shorter_than_its_extent(ino: Ino, from: u64, to: u64) -> FsError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::key::ino_key;
     use crate::volume::VolumeSettings;
     use crate::volume::tests::{Fixture, assert_clean, file, settings};
 
@@ -873,5 +900,22 @@ mod tests {
         assert!(on_disk < 6 << 20, "{on_disk} bytes of segments");
         assert_eq!(volume.read(there, 0, 1 << 17).unwrap(), [1; 1 << 17]);
         assert_clean(&volume);
+    }
+
+    #[test]
+    fn an_orphan_that_cannot_be_reclaimed_keeps_no_other_from_it() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let inos = [b"a", b"b", b"c"].map(|name| {
+            let ino = file(&volume, name);
+            volume.unlink(Ino::ROOT, name).unwrap();
+            ino
+        });
+        let store = &volume.inner.store;
+        let mut batch = rocksdb::WriteBatch::default();
+        batch.put_cf(store.cf(Table::Inode), ino_key(inos[0]), b"damaged");
+        store.write(batch).unwrap();
+        assert_eq!(volume.reclaim_orphans(), 2);
+        assert_eq!(volume.orphans(), [inos[0]]);
     }
 }
