@@ -39,6 +39,15 @@ impl Others {
         }
     }
 
+    /// Takes what is free, but leaves so many bytes.
+    pub(crate) fn take_all_but(&mut self, disk: &Disk, left: u64) {
+        self.files += 1;
+        let path = self.dir.join(self.files.to_string());
+        let file = File::create(path).expect("a file needs no block");
+        let bytes = disk.free() - left;
+        fallocate(&file, FallocateFlags::empty(), 0, bytes).expect("there is as much");
+    }
+
     /// Gives it all back.
     pub(crate) fn free_all(&mut self) {
         for entry in fs::read_dir(&self.dir).expect("readable") {

@@ -3,6 +3,7 @@
 //!
 //! What a store takes is what `du` says of its directory (allocated blocks), sampled all the time by a thread of its own.
 
+mod collect;
 mod disk;
 mod full;
 mod overwrite;

@@ -238,8 +238,8 @@ impl Segments {
         let (id, file) = (*id, Arc::clone(file));
         if end + len > active.allocated {
             // Its tail was given back while nothing happened.
-            preallocate(&file, capacity)?;
-            active.allocated = capacity;
+            let most = capacity.min(end.saturating_add(self.room()));
+            active.allocated = preallocate_some(&file, end, end + len, most)?;
         }
         active.end += len;
         self.tail
@@ -316,7 +316,9 @@ impl Segments {
             .open(&path)
             .map_err(full_or("create", &path))?;
         let file = Arc::new(SyncFile::new(file, path.clone()));
-        let made = self.preallocate_some(&file, least).and_then(|capacity| {
+        let least = least.max(SEGMENT_BYTES_MIN);
+        let most = self.segment_bytes.min(self.room());
+        let made = preallocate_some(&file, 0, least, most).and_then(|capacity| {
             let header = encode_header(self.store, id);
             file.write_at(&header, 0).map_err(full)?;
             self.syncer.wrote(&file, header.len() as u64);
@@ -329,17 +331,10 @@ impl Segments {
         made
     }
 
-    fn preallocate_some(&self, file: &SyncFile, least: u64) -> Result<u64, FsError> {
-        let least = least.max(SEGMENT_BYTES_MIN);
+    /// What the disk can spare for new space, in whole pages.
+    fn room(&self) -> u64 {
         let room = self.room.load(Ordering::Relaxed);
-        let room = room - room % u64::from(u32::try_from(CRC_PAGE_BYTES).expect("a page"));
-        let mut capacity = self.segment_bytes.min(room).max(least);
-        loop {
-            match preallocate(file, capacity) {
-                Err(FsError::NoSpace) if capacity > least => capacity = (capacity / 2).max(least),
-                made => return made.map(|()| capacity),
-            }
-        }
+        room - room % CRC_PAGE_BYTES as u64
     }
 
     fn remember(&self, id: SegmentId, file: Segment) {
@@ -532,10 +527,25 @@ fn write_chunk(file: &SyncFile, bytes: &[u8], offset: u64) -> Result<(), FsError
     file.write_at(bytes, offset).map_err(full)
 }
 
-fn preallocate(file: &SyncFile, len: u64) -> Result<(), FsError> {
-    rustix::fs::fallocate(file.file(), FallocateFlags::empty(), 0, len)
-        .map_err(io::Error::from)
-        .map_err(full_or("preallocate", file.path()))
+/// Preallocates a file, of which what lies before `end` is used, up to `most` bytes if the disk has them, and at least up to
+/// `least`; returns how far.
+fn preallocate_some(file: &SyncFile, end: u64, least: u64, most: u64) -> Result<u64, FsError> {
+    let mut to = most.max(least);
+    loop {
+        let allocated = rustix::fs::fallocate(file.file(), FallocateFlags::empty(), 0, to);
+        match allocated.map_err(io::Error::from) {
+            Ok(()) => return Ok(to),
+            Err(error) => {
+                // A disk that becomes full leaves us what it had until then.
+                let given_back = file.file().set_len(end);
+                given_back.map_err(io_error("truncate", file.path()))?;
+                match full_or("preallocate", file.path())(error) {
+                    FsError::NoSpace if to > least => to = least.max(end + (to - end) / 2),
+                    error => return Err(error),
+                }
+            }
+        }
+    }
 }
 
 /// A full disk is [`FsError::NoSpace`]: nothing is lost by it.
@@ -714,6 +724,27 @@ mod tests {
         for (place, byte) in [(first, 1), (second, 2), (third, 3)] {
             assert_eq!(segments.read_chunk(&place, None).unwrap(), [byte; 10_000]);
         }
+    }
+
+    #[test]
+    fn a_tail_that_is_taken_again_is_no_longer_than_the_disk_can_spare() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreId::from_bytes([1; 16]);
+        let segments = Segments::new(dir.path(), store, 8 << 20, 1);
+        let first = segments.append(Ino(2), 0, &[1; 10_000]).unwrap();
+        segments.release_tail().unwrap();
+        let len = || fs::metadata(segments.path(first.segment)).unwrap().len();
+        let end = len();
+        segments.limit_new(1 << 20);
+        segments.append(Ino(2), 10_000, &[2; 10_000]).unwrap();
+        assert_eq!(len(), end + (1 << 20));
+        // And no shorter than what is appended.
+        segments.limit_new(0);
+        segments.release_tail().unwrap();
+        let third = segments.append(Ino(2), 20_000, &[3; 10_000]).unwrap();
+        assert_eq!(third.segment, first.segment);
+        assert_eq!(len(), u64::from(third.offset) + third.stored_bytes());
+        assert_eq!(segments.tail_bytes(), 0);
     }
 
     #[test]
