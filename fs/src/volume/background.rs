@@ -238,7 +238,7 @@ impl Inner {
                 match self.flush() {
                     Ok(()) => self.look_at_the_dead(&self.core.read().totals),
                     Err(FsError::NoSpace) => self.pressed(),
-                    Err(error) => self.fail(&error),
+                    Err(_) => {} // the volume has failed
                 }
             }
         }
@@ -305,7 +305,7 @@ impl Inner {
     }
 
     /// Brings RocksDB's state on the disk up to the present and gives back log files that are not needed for replay any
-    /// more.
+    /// more. An error fails the volume, unless it is [`FsError::NoSpace`].
     ///
     /// Invariant: what is flushed is durable in log and segments first.
     pub(super) fn flush(&self) -> Result<(), FsError> {
@@ -332,7 +332,7 @@ impl Inner {
                 self.pressed();
                 Err(FsError::NoSpace)
             }
-            flushed => flushed.inspect_err(|error| self.fail(error)),
+            flushed => flushed,
         }
     }
 
@@ -341,7 +341,12 @@ impl Inner {
         self.core.read().unflushed.bytes > unflushed_max
     }
 
-    fn flush_alone(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
+    fn flush_alone(&self, one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
+        let flushed = self.try_flush(one_at_a_time);
+        flushed.inspect_err(|error| self.fail(error))
+    }
+
+    fn try_flush(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
         self.check_failed()?;
         self.store.check_place()?;
         // Most of the syncing is done while others go on; the rest, under the lock, is little. It comes before the room: what
@@ -500,6 +505,73 @@ mod tests {
         volume.reclaim(ino).unwrap();
         wait_until(|| volume.status().segment_bytes < 4 << 20);
         assert_clean(&volume);
+    }
+
+    #[test]
+    fn a_flush_of_what_cannot_be_compressed_asks_for_its_size() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            state_buffer_bytes: 32 << 20,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        let before = volume.inner.store.flush_bytes();
+        let mut numbers = blake3::Hasher::new().finalize_xof();
+        let mut bytes = [0; 8192];
+        for n in 0..256 {
+            numbers.fill(&mut bytes);
+            volume.write(ino, n * 8192, &bytes, false, false).unwrap();
+        }
+        let needed = volume.inner.store.flush_bytes() - before;
+        assert!(needed > 256 * 8192, "{needed}");
+        let state = || volume.inner.store.disk_bytes().unwrap();
+        let on_disk = state();
+        volume.inner.flush().unwrap();
+        let took = state() - on_disk;
+        assert!(took > 256 * 8000 && took < needed, "{took} of {needed}");
+    }
+
+    /// It would be ahead of what the log has synced.
+    #[test]
+    fn rocksdb_flushes_nothing_by_itself() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            state_buffer_bytes: 32 << 20,
+            log_file_bytes: 8 << 20,
+            ..settings()
+        });
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        let on_disk = || volume.inner.store.disk_bytes().unwrap();
+        let before = on_disk();
+        // Long rows, and short ones that remove.
+        for n in 0..3000 {
+            volume
+                .write(ino, n * 8192, &[1; 8192], false, false)
+                .unwrap();
+        }
+        for _ in 0..10_000 {
+            volume.write(ino, 1, b"x", false, false).unwrap();
+        }
+        assert_eq!(on_disk(), before);
+        let rows = volume.inner.store.flush_bytes();
+        assert!(rows > 24 << 20, "{rows}");
+        assert_clean(&volume);
+    }
+
+    #[test]
+    fn a_collector_that_finds_another_directory_fails_the_volume() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        // Who else would find out.
+        volume.inner.stop_chores();
+        let (dir, away) = (volume.dir(), volume.dir().with_extension("away"));
+        std::fs::rename(&dir, &away).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        assert!(matches!(volume.collect(), Err(FsError::Refused(_))));
+        assert!(volume.status().failed);
+        let refused = volume.write(ino, 0, b"x", false, false);
+        assert!(matches!(refused, Err(FsError::Failed)), "{refused:?}");
     }
 
     fn wait_until(mut condition: impl FnMut() -> bool) {

@@ -173,7 +173,8 @@ impl Inner {
     }
 
     fn collector_failed(&self, error: &FsError) {
-        let is_expected = matches!(error, FsError::NoSpace | FsError::Failed);
+        // What fails the volume is told by that.
+        let is_expected = matches!(error, FsError::NoSpace) || self.failed.load(Ordering::Acquire);
         let error = error as &dyn std::error::Error;
         if is_expected {
             tracing::debug!(error, "collector stopped early");
