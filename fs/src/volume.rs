@@ -49,6 +49,7 @@ mod namei;
 mod open;
 mod recover;
 mod repair;
+mod room;
 pub(crate) mod txn;
 mod xattr;
 

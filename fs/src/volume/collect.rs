@@ -5,14 +5,13 @@
 //!
 //! It has a thread of its own, which sleeps until somebody asks, and works as hard as was asked ([`Effort`]): bounded in rate
 //! while there is no hurry, as fast as it can once dead bytes outgrow what lives or the disk is at its reserve. Who wants
-//! to write waits for it then, for a bounded time: see [`Inner::need_space`] and [`Inner::limit_dead`].
+//! to write waits for it then, for a bounded time: see `volume/room.rs`.
 //!
 //! Invariant: a segment is deleted only after a flush of state that names nothing in it. So neither recovery, which starts
 //! from flushed state, nor a record that recovery replays, ever misses it.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hafs_protocol::{Lsn, PieceId};
@@ -39,14 +38,6 @@ const IDLE_DEAD_BYTES_MIN: u64 = 8 << 20;
 /// Writers wait once more than three quarters of what lives is dead, and this: what takes the most is a file that is
 /// overwritten all the time, and it takes less than two and a half times its length.
 const DEAD_BYTES_EXCESS_MAX: u64 = 64 << 20;
-/// A write waits no longer than this for the collector to win space on a full disk.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Nor longer than this for a file that was deleted: the kernel may still hold it open, for as long as it likes.
-pub(super) const RECLAIM_WAIT_MAX: Duration = Duration::from_secs(1);
-const RECLAIM_POLL: Duration = Duration::from_millis(2);
-/// And no longer than this for it to catch up: then it goes on, since the disk still has room.
-const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(1);
-
 /// How hard the collector works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Effort {
@@ -107,6 +98,21 @@ pub(super) struct Collector {
     /// Segments with a chunk that cannot be read: emptying them wins nothing, and must not keep others from their turn.
     unreadable: HashSet<SegmentId>,
     stop: bool,
+}
+
+/// What became of a round that somebody waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Round {
+    /// It has ended.
+    Ended,
+    /// It was not made, since somebody reads many segments.
+    PutOff,
+    /// It would win nothing.
+    Fruitless,
+    /// It goes on.
+    TooLong,
+    /// The volume is being closed.
+    Stopped,
 }
 
 impl Volume {
@@ -245,107 +251,46 @@ impl Inner {
         }
     }
 
-    /// Refuses growth of so many bytes if it would reach into the disk's reserve and the collector cannot make room soon.
-    /// The caller holds no lock.
-    pub(super) fn need_space(&self, bytes: u64) -> Result<(), FsError> {
-        match self.space.check(bytes, self.held_bytes()) {
-            Err(FsError::NoSpace) => self.wait_for_room(bytes)?,
-            checked => checked?,
+    /// Asks for a round at [`Effort::Pressed`] that takes account of all that died before, and waits for its end.
+    pub(super) fn wait_for_pressed_round(&self, deadline: Instant) -> Round {
+        let died = self.core.read().totals.died_bytes;
+        let mut collector = self.collector.lock();
+        if collector.stop {
+            return Round::Stopped;
         }
-        // A new segment is not to take the reserve.
-        let room = self.space.last_available();
-        self.store
-            .segments
-            .limit_new(room.min(self.space.segment_bytes_max()));
-        Ok(())
-    }
-
-    fn wait_for_room(&self, bytes: u64) -> Result<(), FsError> {
-        self.pressed();
-        let deadline = Instant::now() + ROOM_WAIT_MAX;
-        loop {
-            let died = self.core.read().totals.died_bytes;
-            let mut collector = self.collector.lock();
-            if collector.stop {
-                return Err(FsError::NoSpace);
+        if collector.fruitless_at == Some(died) {
+            return Round::Fruitless;
+        }
+        let round = collector.begun + 1;
+        if collector.asked < Some(Effort::Pressed) {
+            collector.asked = Some(Effort::Pressed);
+            self.collector_asked.notify_all();
+        }
+        while collector.ended < round && !collector.stop {
+            let waited = self.collector_done.wait_until(&mut collector, deadline);
+            if waited.timed_out() {
+                return Round::TooLong;
             }
-            if collector.fruitless_at == Some(died) {
-                drop(collector);
-                if self.wait_for_reclaim() && Instant::now() < deadline {
-                    continue;
-                }
-                return Err(FsError::NoSpace);
-            }
-            let round = collector.begun + 1;
-            if collector.asked < Some(Effort::Pressed) {
-                collector.asked = Some(Effort::Pressed);
-                self.collector_asked.notify_all();
-            }
-            while collector.ended < round && !collector.stop {
-                if self
-                    .collector_done
-                    .wait_until(&mut collector, deadline)
-                    .timed_out()
-                {
-                    drop(collector);
-                    return self.space.check_now(bytes, self.held_bytes());
-                }
-            }
-            let put_off = collector.put_off;
-            drop(collector);
-            match self.space.check_now(bytes, self.held_bytes()) {
-                Err(FsError::NoSpace) if !put_off => {}
-                checked => return checked,
-            }
+        }
+        if collector.put_off {
+            Round::PutOff
+        } else {
+            Round::Ended
         }
     }
 
-    /// What was just deleted gives its space back once the kernel has let go of it, a moment later. True: wait for that, and
-    /// look again.
-    pub(super) fn wait_for_reclaim(&self) -> bool {
-        let is_due = {
-            let core = self.core.read();
-            !core.totals.orphans.is_empty()
-                && core
-                    .last_orphan
-                    .is_some_and(|made| made.elapsed() < RECLAIM_WAIT_MAX)
-        };
-        if is_due {
-            thread::park_timeout(RECLAIM_POLL);
-        }
-        is_due
-    }
-
-    /// Before a new name: waits until a full volume has what was just deleted back, if anything was.
-    pub(super) fn wait_for_names(&self, bytes: u64) {
-        // Others may delete all the time without this volume getting any emptier.
-        let deadline = Instant::now() + RECLAIM_WAIT_MAX;
-        let is_full = || {
-            let used = self.core.read().totals.applied.used_bytes;
-            used.saturating_add(bytes) > self.size_bytes()
-        };
-        while is_full() && Instant::now() < deadline && self.wait_for_reclaim() {}
-    }
-
-    /// Writers wait here while the collector is far behind. The caller holds no lock.
-    pub(super) fn limit_dead(&self) {
-        if !self.collector_overdue.load(Ordering::Acquire) {
-            return;
-        }
-        let deadline = Instant::now() + CATCH_UP_WAIT_MAX;
+    /// Waits until the collector has caught up, or has ended a round without that: the disk has room.
+    pub(super) fn wait_to_catch_up(&self, deadline: Instant) {
         self.ask_collector(Effort::CatchUp);
         let mut collector = self.collector.lock();
-        // Also if the round wins nothing, or cannot be made now: the disk has room.
+        // Also if the round wins nothing, or cannot be made now.
         let round = collector.ended + 1;
         while self.collector_overdue.load(Ordering::Acquire)
             && collector.ended < round
             && !(collector.stop || collector.put_off)
         {
-            if self
-                .collector_done
-                .wait_until(&mut collector, deadline)
-                .timed_out()
-            {
+            let waited = self.collector_done.wait_until(&mut collector, deadline);
+            if waited.timed_out() {
                 return;
             }
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::attr::{check_file, clear_privileges};
 use super::background::UNSYNCED_CHUNK_BYTES_MAX;
-use super::collect::RECLAIM_WAIT_MAX;
+use super::room::RECLAIM_WAIT_MAX;
 use super::txn::{NewPiece, Txn};
 use super::{Inner, Volume, chunk_place};
 use crate::clock;
