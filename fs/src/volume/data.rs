@@ -622,7 +622,8 @@ impl Inner {
         let mut at = from;
         let mut has_waited = false;
         while at < to {
-            let reserved = self.transact(|txn, _| {
+            let mut is_within_size = false;
+            let reserved = self.transact(|txn, totals| {
                 let mut inode = txn.inode(ino)?;
                 check_file(&inode)?;
                 let before = inode.allocated_bytes();
@@ -633,13 +634,18 @@ impl Inner {
                     inode.extent_bytes += len;
                 }
                 let growth = inode.allocated_bytes() - before;
+                // The volume's own size first: a disk is not full because somebody asks for more than he may have.
+                if totals.applied.used_bytes.saturating_add(growth) > self.size_bytes() {
+                    return Err(FsError::NoSpace);
+                }
+                is_within_size = true;
                 self.space.check(growth, self.held_bytes())?;
                 txn.put_inode(ino, &inode)?;
                 Ok(reached)
             });
             at = match reserved {
                 // If it is the disk that has no room, the collector may make some: once.
-                Err(FsError::NoSpace) if !has_waited => {
+                Err(FsError::NoSpace) if is_within_size && !has_waited => {
                     has_waited = true;
                     self.need_space(to - at)?;
                     at
@@ -917,5 +923,28 @@ mod tests {
         store.write(batch).unwrap();
         assert_eq!(volume.reclaim_orphans(), 2);
         assert_eq!(volume.orphans(), [inos[0]]);
+    }
+
+    #[test]
+    fn asking_for_more_than_there_can_be_is_refused_at_once_and_presses_nobody() {
+        // More than the volume's size, and where that is no bound, than the disk has.
+        for size_bytes in [64 << 20, FILE_BYTES_MAX] {
+            let mut fixture = Fixture::with(VolumeSettings {
+                size_bytes,
+                ..settings()
+            });
+            let volume = fixture.open();
+            let ino = file(&volume, b"a");
+            // What was just deleted may come back, but is not as much.
+            file(&volume, b"gone");
+            volume.unlink(Ino::ROOT, b"gone").unwrap();
+            let mode = FallocateMode::Allocate { keep_size: false };
+            let start = Instant::now();
+            let refused = volume.fallocate(Caller::ROOT, ino, 0, 1 << 50, mode);
+            assert!(matches!(refused, Err(FsError::NoSpace)), "{refused:?}");
+            assert!(start.elapsed() < RECLAIM_WAIT_MAX);
+            assert!(!volume.space().unwrap().is_pressed);
+            assert_clean(&volume);
+        }
     }
 }

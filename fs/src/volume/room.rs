@@ -11,6 +11,8 @@ use super::collect::Round;
 use super::{Core, Inner};
 use crate::error::FsError;
 
+/// More than any write needs, so that this much is always waited for.
+const LONG_BYTES: u64 = 2 << 20;
 /// A write waits no longer than this for the collector to win space on a full disk.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Nor longer than this for a file that was deleted: the kernel may still hold it open, for as long as it likes.
@@ -36,6 +38,10 @@ impl Inner {
     }
 
     fn wait_for_room(&self, bytes: u64) -> Result<(), FsError> {
+        // Who asks for more than there can ever be does not make the disk a full one.
+        if bytes > LONG_BYTES && bytes > self.winnable_bytes() {
+            return Err(FsError::NoSpace);
+        }
         self.pressed();
         let deadline = Instant::now() + ROOM_WAIT_MAX;
         loop {
@@ -55,6 +61,18 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// No more than this can be written once the collector has done all that it can: what is available, what is dead, what
+    /// a file holds that was just deleted, and log files that are kept.
+    fn winnable_bytes(&self) -> u64 {
+        let core = self.core.read();
+        let (dead, live) = core.totals.dead_and_live();
+        let deleted = if is_reclaim_due(&core) { live } else { 0 };
+        let log = core.log.disk_bytes();
+        self.space
+            .last_available()
+            .saturating_add(dead + deleted + log)
     }
 
     /// What was just deleted gives its space back once the kernel has let go of it, a moment later. True: wait for that, and
