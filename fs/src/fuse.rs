@@ -1,14 +1,16 @@
 //! The kernel's requests: decode, open the span, hand over to the volume, reply. No decisions.
 //!
 //! Called by fuser, one thread a session; [`mount`](crate::mount) makes the sessions. Every method answers its request
-//! exactly once. An fsync waits in no session thread: its reply comes from the committer's. A change may wait for the disk,
-//! where unsynced chunks or unflushed records have reached their bound. What an operation means is [`Volume`]'s.
+//! exactly once. An fsync waits in no session thread: its reply comes from the committer's. Nor does a change wait there for
+//! room ([`late`]). It may wait for the disk, where unsynced chunks or unflushed records have reached their bound. What an
+//! operation means is [`Volume`]'s.
 //!
 //! Handles are stateless: the node id is the inode's number, `fh` is 0, and open, opendir and flush are switched off by
 //! answering ENOSYS once, after which the kernel asks no more. A new process can so serve an old mount.
 
 mod caller;
 mod decode;
+pub(crate) mod late;
 pub(crate) mod negotiate;
 pub(crate) mod reaper;
 pub(crate) mod seek;
@@ -31,6 +33,7 @@ use fuser::{
 
 use self::caller::{caller, with_umask};
 use self::decode::{AttrRequest, BLOCK_BYTES};
+use self::late::Late;
 use self::reaper::Forgets;
 use self::seek::Seeks;
 pub use self::serving::panic_is_fusers;
@@ -41,6 +44,7 @@ use crate::error::FsError;
 use crate::metrics::{Metrics, Timed};
 use crate::types::{AclKind, Attr, Ino, SeekTo, SetAttr};
 use crate::volume::Volume;
+use crate::volume::room::at_once;
 
 /// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
 /// by itself, so any value is correct and a long one saves requests.
@@ -52,15 +56,23 @@ const NAME_BYTES_MAX: u32 = 255;
 /// copy_file_range(2) may copy less than asked for; this much at once keeps a session thread free for others.
 const COPY_BYTES_MAX: u64 = 16 << 20;
 
+/// What the sessions hand over to other threads of the mount.
+#[derive(Clone)]
+pub(crate) struct Queues {
+    /// Orphans that the kernel may have let go of.
+    pub(crate) forgets: Forgets,
+    /// lseek.
+    pub(crate) seeks: Seeks,
+    /// Changes that wait for room.
+    pub(crate) late: Late,
+}
+
 /// One session's handle on a mounted volume; cheap to make.
 pub(crate) struct Fuse {
     volume: Arc<Volume>,
-    /// The volume's name, for spans.
-    name: Arc<str>,
+    answers: Answers,
     writeback: bool,
-    forgets: Forgets,
-    metrics: Arc<Metrics>,
-    seeks: Seeks,
+    queues: Queues,
     /// Dirty pages can be asked for; set by `init`.
     seeks_through_cache: bool,
     /// Capabilities that the kernel offered; set by `init`.
@@ -73,37 +85,27 @@ struct Op {
     timed: Timed,
 }
 
-impl Fuse {
-    pub(crate) fn new(
-        volume: Arc<Volume>,
-        name: Arc<str>,
-        writeback: bool,
-        forgets: Forgets,
-        seeks: Seeks,
-    ) -> Self {
-        Self {
-            metrics: volume.counters(),
-            volume,
-            name,
-            writeback,
-            forgets,
-            seeks,
-            seeks_through_cache: false,
-            offered: InitFlags::empty(),
-        }
-    }
+/// Answers what an operation came to.
+#[derive(Clone)]
+struct Answers {
+    /// The volume's name, for spans.
+    volume: Arc<str>,
+    metrics: Arc<Metrics>,
+}
 
-    /// For as long as a request is in our hands.
-    fn span(&self, op: &'static str, ino: INodeNo) -> Op {
-        Op {
-            _span: serving(tracing::debug_span!("fuse_op", volume = %self.name, op, ino = ino.0)),
-            timed: self.metrics.begin(op),
-        }
-    }
-
+impl Answers {
     /// The errno for `error`, which is logged here if a person must look.
     fn refuse(&self, op: &'static str, ino: INodeNo, error: &FsError) -> Errno {
-        refuse(&self.metrics, &self.name, op, ino, error)
+        let errno = errno(error);
+        self.metrics.refused(op, errno);
+        let volume = &*self.volume;
+        if is_alarming(error) {
+            let error = error as &dyn std::error::Error;
+            tracing::error!(volume, op, ino = ino.0, error, "request failed");
+        } else {
+            tracing::trace!(volume, op, ino = ino.0, %error, "request refused");
+        }
+        errno
     }
 
     fn entry(
@@ -145,6 +147,78 @@ impl Fuse {
         }
     }
 
+    /// How many bytes were written or copied.
+    fn written(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        result: Result<u32, FsError>,
+        reply: ReplyWrite,
+    ) {
+        match result {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(self.refuse(op, ino, &error)),
+        }
+    }
+}
+
+impl Fuse {
+    pub(crate) fn new(
+        volume: Arc<Volume>,
+        name: Arc<str>,
+        writeback: bool,
+        queues: Queues,
+    ) -> Self {
+        Self {
+            answers: Answers {
+                volume: name,
+                metrics: volume.counters(),
+            },
+            volume,
+            writeback,
+            queues,
+            seeks_through_cache: false,
+            offered: InitFlags::empty(),
+        }
+    }
+
+    /// For as long as a request is in our hands.
+    fn span(&self, op: &'static str, ino: INodeNo) -> Op {
+        let Answers { volume, metrics } = &self.answers;
+        Op {
+            _span: serving(tracing::debug_span!("fuse_op", %volume, op, ino = ino.0)),
+            timed: metrics.begin(op),
+        }
+    }
+
+    /// Carries out a change that may have to wait for room, and answers it: from another thread, if it has to. `bytes` are
+    /// those of the request that it takes, such as names and data.
+    fn change<T>(
+        &self,
+        request: Op,
+        bytes: [&[u8]; 2],
+        change: impl Fn(&Volume, [&[u8]; 2]) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(&Answers, Result<T, FsError>) + Send + 'static,
+    ) {
+        let Op { _span, timed } = request;
+        if let Some(result) = at_once(|| change(&self.volume, bytes)) {
+            return answer(&self.answers, result);
+        }
+        let answers = self.answers.clone();
+        let [first, second] = bytes.map(<[u8]>::to_vec);
+        let later = move |volume: &Volume| {
+            let _until_answered = timed;
+            answer(&answers, change(volume, [&first, &second]));
+        };
+        if let Err(later) = self.queues.late.hand_over(Box::new(later)) {
+            // Then it is refused.
+            let _ = at_once(|| {
+                later(&self.volume);
+                Ok(())
+            });
+        }
+    }
+
     /// The two-step protocol of getxattr(2) and listxattr(2): size 0 asks for the length.
     fn sized(
         &self,
@@ -156,7 +230,7 @@ impl Fuse {
     ) {
         let bytes = match result {
             Ok(bytes) => bytes,
-            Err(error) => return reply.error(self.refuse(op, ino, &error)),
+            Err(error) => return reply.error(self.answers.refuse(op, ino, &error)),
         };
         match u32::try_from(bytes.len()) {
             Ok(len) if size == 0 => reply.size(len),
@@ -168,13 +242,10 @@ impl Fuse {
     /// Syncs the whole volume; the reply comes from the committer's thread, so that this one goes on serving.
     fn sync(&self, op: &'static str, ino: INodeNo, reply: ReplyEmpty) {
         let Op { _span, timed } = self.span(op, ino);
-        let (name, metrics) = (Arc::clone(&self.name), Arc::clone(&self.metrics));
+        let answers = self.answers.clone();
         self.volume.fsync(Box::new(move |result| {
             let _until_answered = timed;
-            match result {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(refuse(&metrics, &name, op, ino, &error)),
-            }
+            answers.empty(op, ino, result, reply);
         }));
     }
 
@@ -182,27 +253,9 @@ impl Fuse {
         let _serving = serving(tracing::Span::none());
         let ino = Ino(ino.0);
         if self.volume.is_orphan(ino) {
-            self.forgets.note(ino);
+            self.queues.forgets.note(ino);
         }
     }
-}
-
-fn refuse(
-    metrics: &Metrics,
-    volume: &str,
-    op: &'static str,
-    ino: INodeNo,
-    error: &FsError,
-) -> Errno {
-    let errno = errno(error);
-    metrics.refused(op, errno);
-    if is_alarming(error) {
-        let error = error as &dyn std::error::Error;
-        tracing::error!(volume, op, ino = ino.0, error, "request failed");
-    } else {
-        tracing::trace!(volume, op, ino = ino.0, %error, "request refused");
-    }
-    errno
 }
 
 impl Filesystem for Fuse {
@@ -224,12 +277,12 @@ impl Filesystem for Fuse {
                 Ok(attr) if attr.nlink == 0 => Err(FsError::Stale(attr.ino)),
                 result => result,
             };
-            return self.entry(OP, parent, result, reply);
+            return self.answers.entry(OP, parent, result, reply);
         }
         match self.volume.lookup(Ino(parent.0), name.as_bytes()) {
             // The kernel remembers that there is no such name; whoever makes one tells it.
             Err(FsError::NotFound) => reply.entry(&TTL, &decode::NEGATIVE_ENTRY, GENERATION),
-            result => self.entry(OP, parent, result, reply),
+            result => self.answers.entry(OP, parent, result, reply),
         }
     }
 
@@ -248,12 +301,14 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         const OP: &str = "mknod";
-        let _span = self.span(OP, parent);
-        let caller = with_umask(req, umask);
-        let result = self
-            .volume
-            .mknod(caller, Ino(parent.0), name.as_bytes(), mode, rdev);
-        self.entry(OP, parent, result, reply);
+        let request = self.span(OP, parent);
+        let (caller, dir) = (with_umask(req, umask), Ino(parent.0));
+        self.change(
+            request,
+            [name.as_bytes(), b""],
+            move |volume, [name, _]| volume.mknod(caller, dir, name, mode, rdev),
+            move |answers, made| answers.entry(OP, parent, made, reply),
+        );
     }
 
     fn mkdir(
@@ -266,12 +321,14 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         const OP: &str = "mkdir";
-        let _span = self.span(OP, parent);
-        let caller = with_umask(req, umask);
-        let result = self
-            .volume
-            .mkdir(caller, Ino(parent.0), name.as_bytes(), mode);
-        self.entry(OP, parent, result, reply);
+        let request = self.span(OP, parent);
+        let (caller, dir) = (with_umask(req, umask), Ino(parent.0));
+        self.change(
+            request,
+            [name.as_bytes(), b""],
+            move |volume, [name, _]| volume.mkdir(caller, dir, name, mode),
+            move |answers, made| answers.entry(OP, parent, made, reply),
+        );
     }
 
     fn symlink(
@@ -283,13 +340,14 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         const OP: &str = "symlink";
-        let _span = self.span(OP, parent);
-        let target = target.as_os_str().as_bytes();
-        let name = link_name.as_bytes();
-        let result = self
-            .volume
-            .symlink(caller(req), Ino(parent.0), name, target);
-        self.entry(OP, parent, result, reply);
+        let request = self.span(OP, parent);
+        let (caller, dir) = (caller(req), Ino(parent.0));
+        self.change(
+            request,
+            [link_name.as_bytes(), target.as_os_str().as_bytes()],
+            move |volume, [name, target]| volume.symlink(caller, dir, name, target),
+            move |answers, made| answers.entry(OP, parent, made, reply),
+        );
     }
 
     fn link(
@@ -301,25 +359,28 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         const OP: &str = "link";
-        let _span = self.span(OP, ino);
-        let result = self
-            .volume
-            .link(Ino(ino.0), Ino(newparent.0), newname.as_bytes());
-        self.entry(OP, ino, result, reply);
+        let request = self.span(OP, ino);
+        let (node, dir) = (Ino(ino.0), Ino(newparent.0));
+        self.change(
+            request,
+            [newname.as_bytes(), b""],
+            move |volume, [name, _]| volume.link(node, dir, name),
+            move |answers, made| answers.entry(OP, ino, made, reply),
+        );
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         const OP: &str = "unlink";
         let _span = self.span(OP, parent);
         let result = self.volume.unlink(Ino(parent.0), name.as_bytes());
-        self.empty(OP, parent, result, reply);
+        self.answers.empty(OP, parent, result, reply);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         const OP: &str = "rmdir";
         let _span = self.span(OP, parent);
         let result = self.volume.rmdir(Ino(parent.0), name.as_bytes());
-        self.empty(OP, parent, result, reply);
+        self.answers.empty(OP, parent, result, reply);
     }
 
     fn rename(
@@ -343,7 +404,7 @@ impl Filesystem for Fuse {
         let result = self
             .volume
             .rename(caller(req), from, name, to, new_name, mode);
-        self.empty(OP, parent, result, reply);
+        self.answers.empty(OP, parent, result, reply);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -351,7 +412,7 @@ impl Filesystem for Fuse {
         let _span = self.span(OP, ino);
         match self.volume.readlink(Ino(ino.0)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+            Err(error) => reply.error(self.answers.refuse(OP, ino, &error)),
         }
     }
 
@@ -385,7 +446,7 @@ impl Filesystem for Fuse {
         });
         match result {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+            Err(error) => reply.error(self.answers.refuse(OP, ino, &error)),
         }
     }
 
@@ -415,7 +476,7 @@ impl Filesystem for Fuse {
             });
         match result {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+            Err(error) => reply.error(self.answers.refuse(OP, ino, &error)),
         }
     }
 
@@ -435,7 +496,8 @@ impl Filesystem for Fuse {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         const OP: &str = "getattr";
         let _span = self.span(OP, ino);
-        self.attr(OP, ino, self.volume.getattr(Ino(ino.0)), reply);
+        self.answers
+            .attr(OP, ino, self.volume.getattr(Ino(ino.0)), reply);
     }
 
     fn setattr(
@@ -474,7 +536,7 @@ impl Filesystem for Fuse {
             set.ctime = Some(clock::now());
         }
         let result = self.volume.setattr(caller(req), Ino(ino.0), &set);
-        self.attr(OP, ino, result, reply);
+        self.answers.attr(OP, ino, result, reply);
     }
 
     /// With `default_permissions` the kernel checks by itself and never asks.
@@ -499,7 +561,7 @@ impl Filesystem for Fuse {
                     BLOCK_BYTES,
                 );
             }
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+            Err(error) => reply.error(self.answers.refuse(OP, ino, &error)),
         }
     }
 
@@ -516,22 +578,24 @@ impl Filesystem for Fuse {
         reply: ReplyCreate,
     ) {
         const OP: &str = "create";
-        let _span = self.span(OP, parent);
-        let caller = with_umask(req, umask);
+        let request = self.span(OP, parent);
+        let (caller, dir) = (with_umask(req, umask), Ino(parent.0));
         let mode = libc::S_IFREG | (mode & !libc::S_IFMT);
-        match self
-            .volume
-            .mknod(caller, Ino(parent.0), name.as_bytes(), mode, 0)
-        {
-            Ok(attr) => reply.created(
-                &TTL,
-                &decode::file_attr(&attr),
-                GENERATION,
-                FileHandle(0),
-                FopenFlags::FOPEN_KEEP_CACHE,
-            ),
-            Err(error) => reply.error(self.refuse(OP, parent, &error)),
-        }
+        self.change(
+            request,
+            [name.as_bytes(), b""],
+            move |volume, [name, _]| volume.mknod(caller, dir, name, mode, 0),
+            move |answers, made| match made {
+                Ok(attr) => reply.created(
+                    &TTL,
+                    &decode::file_attr(&attr),
+                    GENERATION,
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                ),
+                Err(error) => reply.error(answers.refuse(OP, parent, &error)),
+            },
+        );
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -569,10 +633,10 @@ impl Filesystem for Fuse {
         let _span = self.span(OP, ino);
         match self.volume.read(Ino(ino.0), offset, size) {
             Ok(data) => {
-                self.metrics.read(data.len());
+                self.answers.metrics.read(data.len());
                 reply.data(&data);
             }
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
+            Err(error) => reply.error(self.answers.refuse(OP, ino, &error)),
         }
     }
 
@@ -589,20 +653,22 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         const OP: &str = "write";
-        let _span = self.span(OP, ino);
+        let request = self.span(OP, ino);
+        let node = Ino(ino.0);
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // Without the writeback cache the kernel keeps no times for us, not even of pages changed through mmap.
         let cached = self.writeback && write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        match self
-            .volume
-            .write(Ino(ino.0), offset, data, kill_priv, cached)
-        {
-            Ok(written) => {
-                self.metrics.written(written);
-                reply.written(written);
-            }
-            Err(error) => reply.error(self.refuse(OP, ino, &error)),
-        }
+        self.change(
+            request,
+            [data, b""],
+            move |volume, [data, _]| volume.write(node, offset, data, kill_priv, cached),
+            move |answers, written| {
+                if let Ok(written) = written {
+                    answers.metrics.written(written);
+                }
+                answers.written(OP, ino, written, reply);
+            },
+        );
     }
 
     fn fsync(
@@ -627,15 +693,18 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         const OP: &str = "fallocate";
-        let _span = self.span(OP, ino);
+        let request = self.span(OP, ino);
         let mode = match decode::fallocate_mode(mode) {
             Ok(mode) => mode,
             Err(errno) => return reply.error(errno),
         };
-        let result = self
-            .volume
-            .fallocate(caller(req), Ino(ino.0), offset, length, mode);
-        self.empty(OP, ino, result, reply);
+        let (caller, node) = (caller(req), Ino(ino.0));
+        self.change(
+            request,
+            [b"", b""],
+            move |volume, _| volume.fallocate(caller, node, offset, length, mode),
+            move |answers, done| answers.empty(OP, ino, done, reply),
+        );
     }
 
     /// See [`seek`]. ENOSYS: the kernel takes all of every file as data.
@@ -664,9 +733,9 @@ impl Filesystem for Fuse {
         let found = self.volume.seek(node, offset, to);
         let is_sure = to == SeekTo::Data && matches!(found, Ok(data) if data == offset);
         if is_sure {
-            seek::answer(&self.metrics, &self.name, node, found, reply);
+            seek::answer(&self.answers, node, found, reply);
         } else {
-            self.seeks.ask(node, offset, to, reply, timed);
+            self.queues.seeks.ask(node, offset, to, reply, timed);
         }
     }
 
@@ -684,21 +753,22 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         const OP: &str = "copy_file_range";
-        let _span = self.span(OP, ino_out);
+        let request = self.span(OP, ino_out);
         if flags.bits() != 0 {
             return reply.error(Errno::EINVAL);
         }
-        let (from, to) = (Ino(ino_in.0), Ino(ino_out.0));
+        let (caller, from, to) = (caller(req), Ino(ino_in.0), Ino(ino_out.0));
         let len = len.min(COPY_BYTES_MAX);
-        let result = self
-            .volume
-            .copy_file_range(caller(req), from, offset_in, to, offset_out, len);
-        match result {
-            Ok(copied) => {
-                reply.written(u32::try_from(copied).expect("no more is copied than asked for"));
-            }
-            Err(error) => reply.error(self.refuse(OP, ino_out, &error)),
-        }
+        self.change(
+            request,
+            [b"", b""],
+            move |volume, _| {
+                let copied =
+                    volume.copy_file_range(caller, from, offset_in, to, offset_out, len)?;
+                Ok(u32::try_from(copied).expect("no more is copied than asked for"))
+            },
+            move |answers, copied| answers.written(OP, ino_out, copied, reply),
+        );
     }
 
     // ---- extended attributes ----
@@ -714,22 +784,32 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         const OP: &str = "setxattr";
-        let _span = self.span(OP, ino);
-        let (name, node) = (name.as_bytes(), Ino(ino.0));
-        let mode = decode::xattr_namespace(name).and_then(|()| decode::xattr_mode(flags));
+        let request = self.span(OP, ino);
+        let node = Ino(ino.0);
+        let mode =
+            decode::xattr_namespace(name.as_bytes()).and_then(|()| decode::xattr_mode(flags));
         let mode = match mode {
             Ok(mode) => mode,
             Err(errno) => return reply.error(errno),
         };
-        let result = match AclKind::of_name(name) {
-            None => self.volume.setxattr(caller(req), node, name, value, mode),
-            Some(kind) => self.volume.getattr(node).and_then(|attr| {
+        let (sets, keep_sgid) = match AclKind::of_name(name.as_bytes()) {
+            None => (None, false),
+            Some(kind) => match self.volume.getattr(node) {
                 // The kernel holds the inode's lock, so its group stays what it is.
-                let keep_sgid = caller::keeps_setgid(req, attr.gid);
-                self.volume.set_acl(node, kind, value, keep_sgid)
-            }),
+                Ok(attr) => (Some(kind), caller::keeps_setgid(req, attr.gid)),
+                Err(error) => return reply.error(self.answers.refuse(OP, ino, &error)),
+            },
         };
-        self.empty(OP, ino, result, reply);
+        let caller = caller(req);
+        self.change(
+            request,
+            [name.as_bytes(), value],
+            move |volume, [name, value]| match sets {
+                None => volume.setxattr(caller, node, name, value, mode),
+                Some(kind) => volume.set_acl(node, kind, value, keep_sgid),
+            },
+            move |answers, set| answers.empty(OP, ino, set, reply),
+        );
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -759,7 +839,7 @@ impl Filesystem for Fuse {
         let result = self
             .volume
             .removexattr(caller(req), Ino(ino.0), name.as_bytes());
-        self.empty(OP, ino, result, reply);
+        self.answers.empty(OP, ino, result, reply);
     }
 
     // ---- not for this filesystem ----

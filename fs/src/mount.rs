@@ -28,11 +28,12 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
 use crate::error::FsError;
-use crate::fuse::Fuse;
+use crate::fuse::late::{self, WAITERS, Waiter};
 use crate::fuse::negotiate::REQUEST_BYTES_MAX;
 pub use crate::fuse::panic_is_fusers;
 use crate::fuse::reaper::{self, Reaper};
 use crate::fuse::seek::{self, SEEKERS, Seeker};
+use crate::fuse::{Fuse, Queues};
 use crate::volume::{Profile, Volume};
 
 pub use self::probe::{KernelOffer, kernel_offer};
@@ -112,16 +113,22 @@ impl Mount {
         let (forgets, reaper) = reaper::reaper(Arc::clone(&volume), Arc::clone(&control));
         let (seeks, seeker) =
             seek::seeker(Arc::clone(&volume), Arc::clone(&name), Arc::clone(&control));
+        let (late, waiter) = late::late(Arc::clone(&volume));
+        let queues = Queues {
+            forgets,
+            seeks,
+            late,
+        };
         let writeback = settings.writeback;
         let fuse = {
             let (volume, name) = (Arc::clone(&volume), Arc::clone(&name));
             move || {
                 let (volume, name) = (Arc::clone(&volume), Arc::clone(&name));
-                Fuse::new(volume, name, writeback, forgets.clone(), seeks.clone())
+                Fuse::new(volume, name, writeback, queues.clone())
             }
         };
         let sessions = connection.attach(&fuse)?;
-        // Only the sessions keep their ends of the queues now: reaper and seekers stop when the last one does.
+        // Only the sessions keep their ends of the queues now: reaper, seekers and waiters stop when the last one does.
         let heir = Heir {
             control,
             init: connection.init.into(),
@@ -132,7 +139,11 @@ impl Mount {
             connection: settings.connection,
         };
         mount.set_readahead(volume.settings().profile);
-        let background = Background { reaper, seeker };
+        let background = Background {
+            reaper,
+            seeker,
+            waiter,
+        };
         run(sessions, &heir, background, volume, name, ended)?;
         tracing::info!(
             volume = settings.name,
@@ -272,10 +283,11 @@ impl Heir {
 struct Background {
     reaper: Reaper,
     seeker: Seeker,
+    waiter: Waiter,
 }
 
-/// Starts a thread for each session, those that answer lseek, and one that reaps orphans and then waits for the sessions'
-/// end. All or none: if a thread cannot be made, no session reads a request.
+/// Starts a thread for each session, those that answer lseek and those that wait for room, and one that reaps orphans and
+/// then waits for the end of all that change the volume. All or none: if a thread cannot be made, no session reads a request.
 fn run(
     sessions: Vec<Session<Fuse>>,
     heir: &Heir,
@@ -292,14 +304,28 @@ fn run(
         starts.push(start);
         threads.push(thread);
     }
-    let Background { reaper, seeker } = background;
+    let Background {
+        reaper,
+        seeker,
+        waiter,
+    } = background;
     for number in 0..SEEKERS {
         let seeker = seeker.clone();
         spawn(format!("hafs-seek-{number}"), move || seeker.run())?;
     }
+    let mut waiters = Vec::with_capacity(WAITERS);
+    for number in 0..WAITERS {
+        let waiter = waiter.clone();
+        waiters.push(spawn(format!("hafs-wait-{number}"), move || waiter.run())?);
+    }
     spawn("hafs-mount".to_owned(), move || {
         reaper.run();
         let end = join(threads);
+        for waiter in waiters {
+            if waiter.join().is_err() {
+                tracing::error!(volume = &*name, "a thread that waits for room panicked");
+            }
+        }
         finish(&volume, &name, &end);
         ended(end);
     })?;

@@ -49,7 +49,7 @@ mod namei;
 mod open;
 mod recover;
 mod repair;
-mod room;
+pub(crate) mod room;
 pub(crate) mod txn;
 mod xattr;
 

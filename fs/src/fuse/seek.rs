@@ -19,9 +19,9 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use fuser::{Errno, INodeNo, ReplyLseek, Version};
 use parking_lot::Mutex;
 
-use super::refuse;
+use super::Answers;
 use crate::error::FsError;
-use crate::metrics::{Metrics, Timed};
+use crate::metrics::Timed;
 use crate::mount::device;
 use crate::types::{Ino, SeekTo};
 use crate::volume::Volume;
@@ -75,8 +75,7 @@ impl Seeks {
 #[derive(Clone)]
 pub(crate) struct Seeker {
     volume: Arc<Volume>,
-    name: Arc<str>,
-    metrics: Arc<Metrics>,
+    answers: Answers,
     device: Arc<OwnedFd>,
     queue: Arc<Mutex<Receiver<Question>>>,
 }
@@ -86,9 +85,11 @@ pub(crate) fn seeker(volume: Arc<Volume>, name: Arc<str>, device: Arc<OwnedFd>) 
     let (sender, queue) = mpsc::sync_channel(QUEUE_MAX);
     let queue = Arc::new(Mutex::new(queue));
     let seeker = Seeker {
-        metrics: volume.counters(),
+        answers: Answers {
+            metrics: volume.counters(),
+            volume: name,
+        },
         volume,
-        name,
         device,
         queue,
     };
@@ -112,7 +113,7 @@ impl Seeker {
                 SeekTo::Data => self.data(ino, offset),
                 SeekTo::Hole => self.hole(ino, offset),
             };
-            answer(&self.metrics, &self.name, ino, found, reply);
+            answer(&self.answers, ino, found, reply);
         }
     }
 
@@ -165,17 +166,11 @@ impl Seeker {
     }
 }
 
-pub(super) fn answer(
-    metrics: &Metrics,
-    name: &str,
-    ino: Ino,
-    found: Result<u64, FsError>,
-    reply: ReplyLseek,
-) {
+pub(super) fn answer(answers: &Answers, ino: Ino, found: Result<u64, FsError>, reply: ReplyLseek) {
     let found = found.and_then(|found| i64::try_from(found).map_err(|_| FsError::TooBig));
     match found {
         Ok(found) => reply.offset(found),
-        Err(error) => reply.error(refuse(metrics, name, OP, INodeNo(ino.0), &error)),
+        Err(error) => reply.error(answers.refuse(OP, INodeNo(ino.0), &error)),
     }
 }
 

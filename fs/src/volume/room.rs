@@ -1,8 +1,10 @@
 //! Room: what a change that grows something waits for, and how long.
 //!
 //! On a full disk the collector may win space; on a full volume a file that was just deleted gives its own back once the
-//! kernel has let go of it. So who finds no room waits a moment before it is refused.
+//! kernel has let go of it. So who finds no room waits a moment before it is refused. The kernel tells what it lets go of
+//! through the threads that carry out changes for it: on these nothing may wait ([`at_once`]), or all of them would wait for each other.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +22,46 @@ pub(super) const RECLAIM_WAIT_MAX: Duration = Duration::from_secs(1);
 const RECLAIM_POLL: Duration = Duration::from_millis(2);
 /// And no longer than this for the collector to catch up: then it goes on, since the disk still has room.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Not an argument: every way from a change to a wait would have to hand it on.
+    static PATIENCE: Cell<Patience> = const { Cell::new(Patience::Any) };
+}
+
+/// Whether the thread may wait for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// As long as it takes.
+    Any,
+    /// It may not.
+    None,
+    /// It may not, and did not where it should have.
+    Lost,
+}
+
+/// Carries out `change`, but does not wait for room. `None`: it has to, so it was refused; carry it out again where it may.
+pub(crate) fn at_once<T>(
+    change: impl FnOnce() -> Result<T, FsError>,
+) -> Option<Result<T, FsError>> {
+    let before = PATIENCE.replace(Patience::None);
+    let result = change();
+    let patience = PATIENCE.replace(before);
+    match result {
+        Err(FsError::NoSpace) if patience == Patience::Lost => None,
+        result => Some(result),
+    }
+}
+
+/// False if this thread may not wait now, which is then remembered.
+fn may_wait() -> bool {
+    match PATIENCE.get() {
+        Patience::Any => true,
+        Patience::None | Patience::Lost => {
+            PATIENCE.set(Patience::Lost);
+            false
+        }
+    }
+}
 
 impl Inner {
     /// Refuses growth of so many bytes if it would reach into the disk's reserve and the collector cannot make room soon.
@@ -43,6 +85,9 @@ impl Inner {
             return Err(FsError::NoSpace);
         }
         self.pressed();
+        if !may_wait() {
+            return Err(FsError::NoSpace);
+        }
         let deadline = Instant::now() + ROOM_WAIT_MAX;
         loop {
             let round = self.wait_for_pressed_round(deadline);
@@ -78,11 +123,11 @@ impl Inner {
     /// What was just deleted gives its space back once the kernel has let go of it, a moment later. True: wait for that, and
     /// look again.
     pub(super) fn wait_for_reclaim(&self) -> bool {
-        let is_due = is_reclaim_due(&self.core.read());
-        if is_due {
+        let waits = is_reclaim_due(&self.core.read()) && may_wait();
+        if waits {
             thread::park_timeout(RECLAIM_POLL);
         }
-        is_due
+        waits
     }
 
     /// Before a new name: waits until a full volume has what was just deleted back, if anything was.
@@ -107,4 +152,48 @@ impl Inner {
 fn is_reclaim_due(core: &Core) -> bool {
     let last = core.last_orphan;
     !core.totals.orphans.is_empty() && last.is_some_and(|made| made.elapsed() < RECLAIM_WAIT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Caller, FallocateMode, Ino};
+    use crate::volume::VolumeSettings;
+    use crate::volume::tests::{Fixture, file, settings};
+
+    #[test]
+    fn what_would_wait_for_a_deleted_file_is_told_apart_and_changes_nothing() {
+        let mut fixture = Fixture::with(VolumeSettings {
+            size_bytes: (1 << 20) + (16 << 10),
+            ..settings()
+        });
+        let volume = fixture.open();
+        let (big, small) = (file(&volume, b"big"), file(&volume, b"small"));
+        volume.write(big, 0, &[1; 1 << 20], false, false).unwrap();
+        let write = || at_once(|| volume.write(small, 0, &[2; 32 << 10], false, false));
+        let mode = FallocateMode::Allocate { keep_size: false };
+        let name = vec![b'n'; 8];
+        let make = |n: u8| {
+            let name = [&name[..], &[n]].concat();
+            at_once(|| volume.mknod(Caller::ROOT, Ino::ROOT, &name, libc::S_IFREG, 0))
+        };
+        // Nothing was deleted, so there is nothing to wait for.
+        assert!(matches!(write(), Some(Err(FsError::NoSpace))));
+        let made = (0..).find_map(|n| match make(n) {
+            Some(Ok(_)) => None,
+            other => Some(other),
+        });
+        assert!(matches!(made, Some(Some(Err(FsError::NoSpace)))));
+        volume.unlink(Ino::ROOT, b"big").unwrap();
+        let head = volume.status().head;
+        assert!(write().is_none());
+        assert!(make(255).is_none());
+        let long = at_once(|| volume.fallocate(Caller::ROOT, small, 0, 1 << 40, mode));
+        assert!(matches!(long, Some(Err(FsError::NoSpace))));
+        assert_eq!(volume.status().head, head);
+        assert!(volume.reclaim(big).is_ok());
+        assert!(matches!(write(), Some(Ok(_))));
+        assert!(matches!(make(255), Some(Ok(_))));
+        assert_eq!(PATIENCE.get(), Patience::Any);
+    }
 }
