@@ -49,8 +49,6 @@ use crate::volume::room::at_once;
 /// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
 /// by itself, so any value is correct and a long one saves requests.
 pub(crate) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// Inode numbers are never used again, so one generation is enough.
-const GENERATION: Generation = Generation(0);
 /// Longest name, as statfs(2) tells it.
 const NAME_BYTES_MAX: u32 = 255;
 /// copy_file_range(2) may copy less than asked for; this much at once keeps a session thread free for others.
@@ -116,7 +114,9 @@ impl Answers {
         reply: ReplyEntry,
     ) {
         match result {
-            Ok(attr) => reply.entry(&TTL, &decode::file_attr(&attr), GENERATION),
+            Ok(attr) => {
+                reply.entry(&TTL, &decode::file_attr(&attr), decode::generation(&attr));
+            }
             Err(error) => reply.error(self.refuse(op, ino, &error)),
         }
     }
@@ -281,7 +281,7 @@ impl Filesystem for Fuse {
         }
         match self.volume.lookup(Ino(parent.0), name.as_bytes()) {
             // The kernel remembers that there is no such name; whoever makes one tells it.
-            Err(FsError::NotFound) => reply.entry(&TTL, &decode::NEGATIVE_ENTRY, GENERATION),
+            Err(FsError::NotFound) => reply.entry(&TTL, &decode::NEGATIVE_ENTRY, Generation(0)),
             result => self.answers.entry(OP, parent, result, reply),
         }
     }
@@ -471,7 +471,7 @@ impl Filesystem for Fuse {
                     name,
                     &TTL,
                     &decode::file_attr(&attr),
-                    GENERATION,
+                    decode::generation(&attr),
                 )
             });
         match result {
@@ -589,7 +589,7 @@ impl Filesystem for Fuse {
                 Ok(attr) => reply.created(
                     &TTL,
                     &decode::file_attr(&attr),
-                    GENERATION,
+                    decode::generation(&attr),
                     FileHandle(0),
                     FopenFlags::FOPEN_KEEP_CACHE,
                 ),

@@ -3,6 +3,7 @@
 mod answers;
 mod blocks;
 mod cuts;
+mod handles;
 mod history;
 mod lossy;
 mod mixed;

@@ -5,11 +5,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, Generation, INodeNo, RenameFlags, TimeOrNow};
 
 use crate::types::{
-    AclKind, Attr, FallocateMode, FileKind, RenameMode, SeekTo, SetAttr, SetTime, StatFs, Time,
-    XattrMode,
+    AclKind, Attr, FallocateMode, FileKind, Ino, RenameMode, SeekTo, SetAttr, SetTime, StatFs,
+    Time, XattrMode,
 };
 
 /// Unit of everything that is counted in blocks: the page size that FUSE caches in.
@@ -41,6 +41,22 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         blksize: BLOCK_BYTES,
         flags: 0,
     }
+}
+
+/// Tells an inode apart from one that had its number before and that a power cut took: nobody knows of that one any more, so
+/// the number is given out again. Made of the time when the inode was made. The kernel keeps 32 bits in its handles, and
+/// makes the root's inode by itself, with 0.
+pub(super) fn generation(attr: &Attr) -> Generation {
+    if attr.ino == Ino::ROOT {
+        return Generation(0);
+    }
+    let Time { secs, nanos } = attr.crtime;
+    let nanos = secs
+        .cast_unsigned()
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(nanos.into());
+    // Times that are near to each other get generations that are not.
+    Generation(nanos.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)
 }
 
 /// The entry that says "no such name, and remember that": node id 0. All else in it is ignored.
@@ -361,6 +377,44 @@ mod tests {
             (huge.inodes, huge.inodes_free),
             (INODES_MAX, INODES_MAX - 3)
         );
+    }
+
+    #[test]
+    fn inodes_that_were_not_made_at_one_time_have_generations_of_their_own() {
+        let made = |ino, secs, nanos| {
+            let at = Time { secs, nanos };
+            let attr = Attr {
+                ino,
+                kind: FileKind::File,
+                perm: 0,
+                nlink: 1,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+                size: 0,
+                allocated_bytes: 0,
+                atime: at,
+                mtime: at,
+                ctime: at,
+                crtime: at,
+            };
+            generation(&attr).0
+        };
+        let times = [
+            (0, 0),
+            (0, 1),
+            (1, 0),
+            (4, 294_967_296),
+            (-1, 0),
+            (i64::MAX, 7),
+        ];
+        let of = times.map(|(secs, nanos)| made(Ino(7), secs, nanos));
+        for (n, generation) in of.iter().enumerate() {
+            assert!(!of[..n].contains(generation), "{of:?}");
+            assert!(*generation <= u32::MAX.into(), "the kernel keeps 32 bits");
+        }
+        assert_eq!(made(Ino(7), 1, 2), made(Ino(7), 1, 2));
+        assert_eq!(made(Ino::ROOT, 1, 2), 0);
     }
 
     #[test]
