@@ -730,13 +730,14 @@ impl Filesystem for Fuse {
             return reply.error(Errno::ENXIO);
         };
         let node = Ino(ino.0);
-        let found = self.volume.seek(node, offset, to);
-        let is_sure = to == SeekTo::Data && matches!(found, Ok(data) if data == offset);
-        if is_sure {
-            seek::answer(&self.answers, node, found, reply);
-        } else {
-            self.queues.seeks.ask(node, offset, to, reply, timed);
+        // What is data already needs no search. The end of data may be far away.
+        if to == SeekTo::Data {
+            let found = self.volume.seek(node, offset, to);
+            if matches!(found, Ok(data) if data == offset) {
+                return seek::answer(&self.answers, node, found, reply);
+            }
         }
+        self.queues.seeks.ask(node, offset, to, reply, timed);
     }
 
     fn copy_file_range(

@@ -1,6 +1,8 @@
 //! File handles: what name_to_handle_at(2) gives, open_by_handle_at(2) finds again, also after the kernel forgot all.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -6,6 +6,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::RwLockReadGuard;
+
 use super::attr::{check_file, clear_privileges};
 use super::background::UNSYNCED_CHUNK_BYTES_MAX;
 use super::room::RECLAIM_WAIT_MAX;
@@ -27,7 +29,7 @@ use crate::types::{Caller, FallocateMode, Ino, SeekTo};
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// The largest attribute with its name, as it counts against the volume's size.
 const ATTRIBUTE_BYTES_MAX: u64 = 66 << 10;
-/// Extents that are looked at for holes before others may have the write lock: some milliseconds.
+/// Extents that are looked at before others may have the write lock: some milliseconds.
 const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
 /// Bytes that one copy_file_range copies before it answers.
 const COPY_BYTES_MAX: u64 = 64 << 20;
@@ -46,6 +48,23 @@ pub(super) enum Cut {
         /// Start of what was cut.
         from: u64,
     },
+}
+
+/// What [`Inner::seek_some`] came to.
+#[derive(Debug)]
+enum Sought {
+    /// Here it is.
+    Found(u64),
+    /// Not before here, and no further was looked: others may have the write lock.
+    Further(u64),
+}
+
+/// A read: what was found under the lock, and what is to be read once it is released.
+struct ReadPlan {
+    ino: Ino,
+    offset: u64,
+    bytes: Vec<u8>,
+    chunks: Vec<ChunkRead>,
 }
 
 /// Where bytes of a read come from, once the lock is released.
@@ -86,17 +105,18 @@ struct PendingPiece {
 }
 
 impl Volume {
-    /// Reads up to `len` bytes from `offset`; fewer only at the end of the file.
+    /// Reads up to `len` bytes from `offset`; fewer only at the end of the file. As they were at one moment, unless they lie
+    /// in thousands of pieces.
     ///
     /// # Errors
     /// [`FsError::Damaged`] if stored bytes do not match their checksum: wrong bytes are never returned.
     pub fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let (mut bytes, chunks) = self.inner.plan_read(ino, offset, len)?;
-        for chunk in chunks {
-            let part = &mut bytes[chunk.at..chunk.at + chunk.len];
+        let mut plan = self.inner.plan_read(ino, offset, len)?;
+        for chunk in plan.chunks {
+            let part = &mut plan.bytes[chunk.at..chunk.at + chunk.len];
             Segments::read(&chunk.segment, &chunk.place, &chunk.hash, chunk.skip, part)?;
         }
-        Ok(bytes)
+        Ok(plan.bytes)
     }
 
     /// Writes `data` at `offset`; returns how much was written: all, or the first MiB of more.
@@ -200,27 +220,12 @@ impl Volume {
 
     /// The next byte at or after `offset` that was written, or was not. The end of the file counts as a hole.
     pub fn seek(&self, ino: Ino, offset: u64, to: SeekTo) -> Result<u64, FsError> {
-        let _core = self.inner.core.read();
-        let inode = self.inner.load_inode(ino)?;
-        check_file(&inode)?;
-        if offset >= inode.size {
-            return Err(FsError::NoSuchOffset);
-        }
         let mut at = offset;
-        for extent in self.inner.extents(ino, offset, inode.size) {
-            let (start, extent, _) = extent?;
-            if extent.source == ExtentSource::Unwritten {
-                continue;
+        loop {
+            match self.inner.seek_some(ino, at, to)? {
+                Sought::Found(found) => return Ok(found),
+                Sought::Further(next) => at = next,
             }
-            match to {
-                SeekTo::Data => return Ok(start.max(offset)),
-                SeekTo::Hole if start > at => return Ok(at),
-                SeekTo::Hole => at = start + extent.len,
-            }
-        }
-        match to {
-            SeekTo::Data => Err(FsError::NoSuchOffset),
-            SeekTo::Hole => Ok(at.min(inode.size)),
         }
     }
 
@@ -320,69 +325,107 @@ impl Inner {
         before.into_iter().chain(rest.map(decode_extent))
     }
 
-    /// Copies inline bytes, and says which parts of which chunks make up the rest. Holes stay zero.
-    fn plan_read(
-        &self,
-        ino: Ino,
-        offset: u64,
-        len: u32,
-    ) -> Result<(Vec<u8>, Vec<ChunkRead>), FsError> {
+    /// One look at a bounded number of extents for [`Volume::seek`].
+    fn seek_some(&self, ino: Ino, offset: u64, to: SeekTo) -> Result<Sought, FsError> {
         let _core = self.core.read();
         let inode = self.load_inode(ino)?;
         check_file(&inode)?;
-        let end = offset.saturating_add(u64::from(len)).min(inode.size);
-        if offset >= end {
-            return Ok((Vec::new(), Vec::new()));
+        if offset >= inode.size {
+            return Err(FsError::NoSuchOffset);
         }
-        let mut bytes = vec![0; index(end - offset)];
-        let mut chunks = Vec::new();
-        if inode.extent_bytes == 0 {
-            return Ok((bytes, chunks));
-        }
-        for extent in self.extents(ino, offset, end) {
+        let mut at = offset;
+        for (seen, extent) in self.extents(ino, offset, inode.size).enumerate() {
             let (start, extent, _) = extent?;
-            let ExtentSource::Piece {
-                id,
-                skip,
-                piece_len,
-                hash,
-            } = extent.source
-            else {
-                continue;
-            };
-            let from = start.max(offset);
-            let to = (start + extent.len).min(end);
-            let skip = skip as usize + index(from - start);
-            let (at, len) = (index(from - offset), index(to - from));
-            let Some(raw) = self.store.local(LocalTable::Piece, &piece_key(id))? else {
-                let detail = "this copy has lost the place of the bytes";
-                return Err(FsError::Damaged {
-                    ino,
-                    offset: from,
-                    len: to - from,
-                    detail,
-                });
-            };
-            match Place::decode(&raw)? {
-                Place::Inline(piece) => match piece.get(skip..skip + len) {
-                    Some(part) => bytes[at..at + len].copy_from_slice(part),
-                    None => return Err(shorter_than_its_extent(ino, from, to)),
-                },
-                Place::Segment(place) if place.len == piece_len => {
-                    let segment = self.store.segments.open_for(&place)?;
-                    chunks.push(ChunkRead {
-                        at,
-                        len,
-                        segment,
-                        place,
-                        hash,
-                        skip,
-                    });
-                }
-                Place::Segment(_) => return Err(shorter_than_its_extent(ino, from, to)),
+            let is_data = extent.source != ExtentSource::Unwritten;
+            match to {
+                SeekTo::Data if is_data => return Ok(Sought::Found(start.max(offset))),
+                SeekTo::Hole if !is_data || start > at => return Ok(Sought::Found(at)),
+                SeekTo::Data | SeekTo::Hole => at = start + extent.len,
+            }
+            if seen + 1 >= EXTENTS_SEEN_MAX && at < inode.size {
+                return Ok(Sought::Further(at));
             }
         }
-        Ok((bytes, chunks))
+        match to {
+            SeekTo::Data => Err(FsError::NoSuchOffset),
+            SeekTo::Hole => Ok(Sought::Found(at.min(inode.size))),
+        }
+    }
+
+    /// Copies inline bytes, and says which parts of which chunks make up the rest. Holes stay zero.
+    fn plan_read(&self, ino: Ino, offset: u64, len: u32) -> Result<ReadPlan, FsError> {
+        let mut core = self.core.read();
+        let inode = self.load_inode(ino)?;
+        check_file(&inode)?;
+        let end = offset.saturating_add(u64::from(len)).min(inode.size);
+        let mut plan = ReadPlan {
+            ino,
+            offset,
+            bytes: vec![0; index(end.saturating_sub(offset))],
+            chunks: Vec::new(),
+        };
+        let mut at = offset;
+        while at < end && inode.extent_bytes > 0 {
+            let mut next = end;
+            for (seen, extent) in self.extents(ino, at, end).enumerate() {
+                let (start, extent, _) = extent?;
+                if seen >= EXTENTS_SEEN_MAX {
+                    next = start;
+                    break;
+                }
+                self.plan_extent(&mut plan, start, &extent)?;
+            }
+            at = next;
+            if at < end {
+                RwLockReadGuard::bump(&mut core);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn plan_extent(&self, plan: &mut ReadPlan, start: u64, extent: &Extent) -> Result<(), FsError> {
+        let ExtentSource::Piece {
+            id,
+            skip,
+            piece_len,
+            hash,
+        } = extent.source
+        else {
+            return Ok(());
+        };
+        let ino = plan.ino;
+        let from = start.max(plan.offset);
+        let to = (start + extent.len).min(plan.offset + plan.bytes.len() as u64);
+        let skip = skip as usize + index(from - start);
+        let (at, len) = (index(from - plan.offset), index(to - from));
+        let Some(raw) = self.store.local(LocalTable::Piece, &piece_key(id))? else {
+            let detail = "this copy has lost the place of the bytes";
+            return Err(FsError::Damaged {
+                ino,
+                offset: from,
+                len: to - from,
+                detail,
+            });
+        };
+        match Place::decode(&raw)? {
+            Place::Inline(piece) => match piece.get(skip..skip + len) {
+                Some(part) => plan.bytes[at..at + len].copy_from_slice(part),
+                None => return Err(shorter_than_its_extent(ino, from, to)),
+            },
+            Place::Segment(place) if place.len == piece_len => {
+                let segment = self.store.segments.open_for(&place)?;
+                plan.chunks.push(ChunkRead {
+                    at,
+                    len,
+                    segment,
+                    place,
+                    hash,
+                    skip,
+                });
+            }
+            Place::Segment(_) => return Err(shorter_than_its_extent(ino, from, to)),
+        }
+        Ok(())
     }
 
     /// Cuts `from..to` out of a file's extents, from the end on, at most one record's worth. The caller takes `freed` off
@@ -563,7 +606,7 @@ impl Inner {
         end: u64,
         kill_priv: bool,
     ) -> Result<(), FsError> {
-        let core = self.core.read();
+        let mut core = self.core.read();
         // The attribute that the write may take away makes room.
         let freed = if kill_priv { ATTRIBUTE_BYTES_MAX } else { 0 };
         let used = core.totals.applied.used_bytes.saturating_sub(freed);
@@ -575,9 +618,21 @@ impl Inner {
         check_file(&inode)?;
         let before = inode.allocated_bytes();
         inode.extent_bytes += end - offset;
-        for extent in self.extents(ino, offset, end) {
-            let (start, extent, _) = extent?;
-            inode.extent_bytes -= (start + extent.len).min(end) - start.max(offset);
+        let mut at = offset;
+        while at < end && inode.extent_bytes > 0 {
+            let mut next = end;
+            for (seen, extent) in self.extents(ino, at, end).enumerate() {
+                let (start, extent, _) = extent?;
+                if seen >= EXTENTS_SEEN_MAX {
+                    next = start;
+                    break;
+                }
+                let held = (start + extent.len).min(end) - start.max(at);
+                // Others may write in between: the record looks at it as it is then.
+                inode.extent_bytes = inode.extent_bytes.saturating_sub(held);
+            }
+            at = next;
+            RwLockReadGuard::bump(&mut core);
         }
         let growth = inode.allocated_bytes().saturating_sub(before);
         if growth > 0 && used + growth > self.size_bytes() {
@@ -946,5 +1001,33 @@ mod tests {
             assert!(!volume.space().unwrap().is_pressed);
             assert_clean(&volume);
         }
+    }
+
+    #[test]
+    fn a_search_for_a_hole_lets_others_write_meanwhile() {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        let ino = file(&volume, b"a");
+        let count = EXTENTS_SEEN_MAX as u64 * 2 + 10;
+        for n in 0..count {
+            volume.write(ino, n, b"x", false, false).unwrap();
+        }
+        let inner = &volume.inner;
+        let (mut at, mut looks) = (0, 0);
+        while let Sought::Further(next) = inner.seek_some(ino, at, SeekTo::Hole).unwrap() {
+            assert!(at < next && next <= at + EXTENTS_SEEN_MAX as u64);
+            (at, looks) = (next, looks + 1);
+        }
+        assert_eq!(looks, 2);
+        assert_eq!(volume.seek(ino, 0, SeekTo::Hole).unwrap(), count);
+        let hole = count / 2;
+        let mode = FallocateMode::PunchHole;
+        volume.fallocate(Caller::ROOT, ino, hole, 1, mode).unwrap();
+        assert_eq!(volume.seek(ino, 0, SeekTo::Hole).unwrap(), hole);
+        assert_eq!(volume.seek(ino, hole, SeekTo::Data).unwrap(), hole + 1);
+        let bytes = volume.read(ino, 0, 1 << 20).unwrap();
+        assert_eq!(bytes.len() as u64, count);
+        let holes = bytes.iter().filter(|byte| **byte == 0).count();
+        assert_eq!((holes, bytes[index(hole)]), (1, 0));
     }
 }
