@@ -271,18 +271,19 @@ impl Filesystem for Fuse {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         const OP: &str = "lookup";
         let _span = self.span(OP, parent);
-        if name == "." {
+        let found = match name.as_bytes() {
+            b"." => self.volume.getattr(Ino(parent.0)),
+            name => self.volume.lookup(Ino(parent.0), name),
+        };
+        match found {
             // A handle is being resolved. An orphan must not come back to life by it: see the reaper.
-            let result = match self.volume.getattr(Ino(parent.0)) {
-                Ok(attr) if attr.nlink == 0 => Err(FsError::Stale(attr.ino)),
-                result => result,
-            };
-            return self.answers.entry(OP, parent, result, reply);
-        }
-        match self.volume.lookup(Ino(parent.0), name.as_bytes()) {
+            Ok(attr) if attr.nlink == 0 => {
+                let error = FsError::Stale(attr.ino);
+                reply.error(self.answers.refuse(OP, parent, &error));
+            }
             // The kernel remembers that there is no such name; whoever makes one tells it.
             Err(FsError::NotFound) => reply.entry(&TTL, &decode::NEGATIVE_ENTRY, Generation(0)),
-            result => self.answers.entry(OP, parent, result, reply),
+            found => self.answers.entry(OP, parent, found, reply),
         }
     }
 
