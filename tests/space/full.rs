@@ -195,6 +195,17 @@ fn on_a_full_disk_files_are_deleted_and_hafsd_is_killed_and_started() {
     machine.kill_and_start();
     kept.verify(machine.dir());
     write_new(machine.dir(), "new", 1).expect_err("the disk is still full");
+    // Bytes go to a new place also where they overwrite others, few or many.
+    let mut options = OpenOptions::new();
+    let options = options.write(true).custom_flags(libc::O_DIRECT);
+    let overwritten = options.open(machine.dir().join("file-0")).unwrap();
+    for len in [4 * KIB, MIB] {
+        let bytes = vec![7; usize::try_from(len).unwrap()];
+        let refused = overwritten.write_at(&bytes, 0).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::StorageFull, "{len}");
+    }
+    drop(overwritten);
+    kept.verify(machine.dir());
     // What does not grow goes on: more of it than a log file holds.
     let file = machine.dir().join("file-1");
     for n in 0..40_000 {
