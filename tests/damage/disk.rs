@@ -5,7 +5,7 @@ use std::fs::File;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hafs_fs::{Caller, FsError, Ino, Volume, VolumeSettings};
+use hafs_fs::{Caller, FsError, Ino, SetAttr, Volume, VolumeSettings};
 use hafs_protocol::Epoch;
 use hafs_tests::lossy::{Cut, Fault, Lossy, Mode, Request};
 use hafs_tests::{Scratch, requirement};
@@ -356,6 +356,37 @@ fn a_log_without_room_for_its_next_file_recovers() {
         let there = fill(&volume, 6000);
         assert_recovers(&mut fixture, volume, &there, 6000);
     }
+}
+
+#[test]
+fn a_truncation_that_a_full_disk_interrupts_has_cut_a_part_and_is_ended_later() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let volume = fixture.open().unwrap();
+    let ino = put(&volume, "long", 0).unwrap();
+    const PIECES: u64 = 20_000;
+    for n in 0..PIECES {
+        volume.write(ino, n, b"x", false, false).unwrap();
+    }
+    fixture.fault(&[Request::Write], Errno::NOSPC, "/log/spare");
+    let truncate = || {
+        let set = SetAttr {
+            size: Some(10),
+            ..SetAttr::default()
+        };
+        volume.setattr(Caller::ROOT, ino, &set)
+    };
+    assert!(matches!(truncate(), Err(FsError::NoSpace)));
+    let left = volume.getattr(ino).unwrap().size;
+    assert!(10 < left && left < PIECES, "{left}");
+    let bytes = volume.read(ino, 0, 1 << 20).unwrap();
+    assert!(bytes.len() as u64 == left && bytes.iter().all(|byte| *byte == b'x'));
+    assert_clean(&volume);
+    fixture.lossy().heal_all();
+    assert_eq!(truncate().unwrap().size, 10);
+    assert_eq!(volume.read(ino, 0, 1 << 20).unwrap(), [b'x'; 10]);
+    assert_clean(&volume);
 }
 
 #[test]
