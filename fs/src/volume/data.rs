@@ -973,9 +973,9 @@ mod tests {
             ino
         });
         let store = &volume.inner.store;
-        let mut batch = rocksdb::WriteBatch::default();
-        batch.put_cf(store.cf(Table::Inode), ino_key(inos[0]), b"damaged");
-        store.write(batch).unwrap();
+        let mut batch = crate::store::memtable::Batch::default();
+        batch.put(Table::Inode, &ino_key(inos[0]), b"damaged".to_vec());
+        store.write(batch);
         assert_eq!(volume.reclaim_orphans(), 2);
         assert_eq!(volume.orphans(), [inos[0]]);
     }

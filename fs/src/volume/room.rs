@@ -172,7 +172,7 @@ mod tests {
         volume.write(big, 0, &[1; 1 << 20], false, false).unwrap();
         let write = || at_once(|| volume.write(small, 0, &[2; 32 << 10], false, false));
         let mode = FallocateMode::Allocate { keep_size: false };
-        let name = vec![b'n'; 8];
+        let name = [b'n'; 8];
         let make = |n: u8| {
             let name = [&name[..], &[n]].concat();
             at_once(|| volume.mknod(Caller::ROOT, Ino::ROOT, &name, libc::S_IFREG, 0))
