@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use hafs_protocol::{PieceId, Pos};
 
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::record::RecordKind;
 use crate::store::Store;
 use crate::store::key::{
@@ -258,7 +258,7 @@ fn forget_piece(store: &Store, batch: &mut Batch, id: PieceId) -> Option<Segment
             Some(place)
         }
         Err(error) => {
-            let error: &dyn std::error::Error = &error;
+            let error = with_causes(&error);
             tracing::error!(%id, error, "the place of a piece that is no longer used is lost");
             None
         }
@@ -317,7 +317,7 @@ fn dead_pieces(store: &Store, changes: &[Change]) -> Result<Vec<PieceId>, FsErro
         let is_used = || {
             is_used_elsewhere(store, id, &piece, &changed_keys).unwrap_or_else(|error| {
                 // At worst its space is not given back. Failing here would keep a volume from opening, over one bad block.
-                let error: &dyn std::error::Error = &error;
+                let error = with_causes(&error);
                 tracing::error!(%id, error, "whether a piece is still used cannot be read");
                 true
             })

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 use hafs_protocol::{Lsn, PieceId};
 
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::store::digest::Digest;
 use crate::store::key::{
     APPLIED_KEY, Applied, Dentry, EMPTY_FILE_BYTES, Inode, LOSSES_KEY, LocalTable, Loss,
@@ -505,12 +505,6 @@ fn check_links(
             findings.fault(ProblemKind::Parent, Some(ino), what);
         }
     }
-}
-
-/// An error with what caused it.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn check_totals(applied: &Applied, findings: &mut Findings<'_>) {

@@ -177,3 +177,9 @@ impl fmt::Display for LogLoss {
         }
     }
 }
+
+/// An error with what caused it, on one line: what is logged. A log in JSON would have the error alone.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -40,7 +40,7 @@ pub use self::serving::panic_is_fusers;
 use self::serving::{Serving, serving};
 use crate::clock;
 use crate::errno::{errno, is_alarming};
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::metrics::{Metrics, Timed};
 use crate::types::{AclKind, Attr, Ino, SeekTo, SetAttr};
 use crate::volume::Volume;
@@ -98,7 +98,7 @@ impl Answers {
         self.metrics.refused(op, errno);
         let volume = &*self.volume;
         if is_alarming(error) {
-            let error = error as &dyn std::error::Error;
+            let error = with_causes(error);
             tracing::error!(volume, op, ino = ino.0, error, "request failed");
         } else {
             tracing::trace!(volume, op, ino = ino.0, %error, "request refused");

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::fs::FallocateFlags;
 
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::store::syncfile::io_error;
 
 /// The reserve is this share of the disk, but at least [`RESERVE_BYTES_MIN`], and at most [`RESERVE_SHARE_MAX`] of it: a
@@ -217,7 +217,7 @@ fn remove_ballast(path: &Path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!(
             path = %path.display(),
-            error = &error as &dyn std::error::Error,
+            error = with_causes(&error),
             "the store's ballast cannot be removed"
         ),
     }

@@ -30,7 +30,7 @@ use rocksdb::{
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::store::key::{LocalTable, Table, key_ino, row_body};
 use crate::store::memtable::{AnyTable, Batch, Layers, Memtables, MergedRows, Order};
 use crate::store::segment::Segments;
@@ -183,7 +183,7 @@ impl Drop for Store {
         if let Err(error) = self.check_place() {
             // Closing it, RocksDB would look for its manifest by path, and write a new one into the other directory.
             std::mem::forget(Arc::clone(&self.db));
-            let error: &dyn std::error::Error = &error;
+            let error = with_causes(&error);
             tracing::error!(error, "the state is not closed; start hafsd again");
         }
     }

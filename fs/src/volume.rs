@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::apply::{Change, Step, Totals, check_quota, fold};
 use crate::check::{self, CheckProgress, CheckReport, Problem, ProblemKind};
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::log::{FsyncDone, Watermarks};
 use crate::metrics::{Metrics, VolumeMetrics};
 use crate::record::{self, RecordKind};
@@ -502,7 +502,7 @@ impl Inner {
         if !self.failed.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 volume = %self.store.identity().volume,
-                error = error as &dyn std::error::Error,
+                error = with_causes(error),
                 "the store failed; the volume refuses changes until it is opened again"
             );
         }

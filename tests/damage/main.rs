@@ -10,6 +10,7 @@ mod disk;
 mod fields;
 mod files;
 mod layout;
+mod mounted;
 mod random;
 mod repair;
 mod store;

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use hafs_protocol::PieceId;
 
-use super::{Findings, Picture, Problem, ProblemKind, TableRows, next, next_owner, with_causes};
-use crate::error::FsError;
+use super::{Findings, Picture, Problem, ProblemKind, TableRows, next, next_owner};
+use crate::error::{FsError, with_causes};
 use crate::store::key::{
     Extent, ExtentSource, Inode, LocalTable, Place, Table, key_piece, key_second,
     key_segment_index, row_body,

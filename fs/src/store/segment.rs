@@ -19,7 +19,7 @@ use hafs_protocol::StoreId;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::store::key::{CRC_PAGE_BYTES, SegmentId, SegmentPlace, stored_bytes};
 use crate::store::logfile::ChunkPlace;
 use crate::store::syncfile::{SyncFile, Syncer, io_error};
@@ -228,7 +228,7 @@ impl Segments {
                 active.sealed.push((id, end));
                 // The next opening gives it back otherwise: no reason to fail a write.
                 if let Err(error) = give_back_tail(&sealed, end) {
-                    let error: &dyn std::error::Error = &error;
+                    let error = with_causes(&error);
                     tracing::warn!(error, "the end of a full segment was not given back");
                 }
             }

@@ -14,7 +14,7 @@ use parking_lot::MutexGuard;
 
 use super::collect::Effort;
 use super::{Chores, Core, Inner};
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::store::key::{LocalTable, SegmentId, segment_key};
 use crate::store::memtable::Batch;
 
@@ -93,10 +93,7 @@ impl Inner {
             self.marks.raise_durable(head);
             // Only a hint for the next open: a volume lives without it.
             if let Err(error) = self.durable_mark.lock().set(self.marks.durable()) {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "durable mark not written"
-                );
+                tracing::warn!(error = with_causes(&error), "durable mark not written");
             }
         }
         synced
@@ -250,10 +247,7 @@ impl Inner {
         // Rolling the log makes one itself, or says that there is no space. It is tried again at the next look at the disk.
         self.no_spare.store(true, Ordering::Release);
         self.pressed();
-        tracing::info!(
-            error = &error as &dyn std::error::Error,
-            "no spare log file"
-        );
+        tracing::info!(error = with_causes(&error), "no spare log file");
     }
 
     /// Nothing was changed for some time: gives back what is only held so that changes are fast, and has the collector
@@ -264,7 +258,7 @@ impl Inner {
             .and_then(|()| self.store.segments.release_tail());
         if let Err(error) = tidied {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = with_causes(&error),
                 "unused space of a segment is not given back"
             );
         }
@@ -293,7 +287,7 @@ impl Inner {
                 self.collector_may_try_again();
             }
             Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = with_causes(&error),
                 "cannot ask the disk for its space"
             ),
         }

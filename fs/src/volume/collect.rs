@@ -19,7 +19,7 @@ use parking_lot::RwLockWriteGuard;
 
 use super::{Core, Inner, Volume};
 use crate::apply::{SegmentDeltas, Totals, place_piece};
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::store::key::{
     LocalTable, Place, SegmentId, SegmentPlace, SegmentUse, key_piece, piece_key, segment_index_key,
 };
@@ -180,8 +180,9 @@ impl Inner {
 
     fn collector_failed(&self, error: &FsError) {
         // What fails the volume is told by that.
-        let is_expected = matches!(error, FsError::NoSpace) || self.failed.load(Ordering::Acquire);
-        let error = error as &dyn std::error::Error;
+        let is_expected = matches!(error, FsError::NoSpace | FsError::Failed)
+            || self.failed.load(Ordering::Acquire);
+        let error = with_causes(error);
         if is_expected {
             tracing::debug!(error, "collector stopped early");
         } else {
@@ -401,7 +402,7 @@ impl Inner {
             Err(error @ (FsError::Damaged { .. } | FsError::Unreadable { .. })) => {
                 // It stays, and its segment with it: another copy may mend it.
                 self.collector.lock().unreadable.insert(segment);
-                let error: &dyn std::error::Error = &error;
+                let error = with_causes(&error);
                 tracing::error!(
                     error,
                     "the collector left a chunk that cannot be read where it is"

@@ -14,7 +14,7 @@ use super::room::RECLAIM_WAIT_MAX;
 use super::txn::{NewPiece, Txn};
 use super::{Inner, Volume, chunk_place};
 use crate::clock;
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::record::RECORD_MUTATIONS_MAX;
 use crate::store::Row;
 use crate::store::key::{
@@ -760,7 +760,7 @@ impl Inner {
 /// A person must look where an orphan itself is the reason. A full disk is no news, and a volume that failed has said so.
 pub(crate) fn report_unreclaimed(error: &FsError, ino: Ino) {
     let is_alarming = !matches!(error, FsError::NoSpace | FsError::Failed);
-    let error: &dyn std::error::Error = error;
+    let error = with_causes(error);
     if is_alarming {
         tracing::warn!(error, %ino, "orphan not reclaimed");
     } else {

@@ -12,7 +12,7 @@ use super::recover::{Recovery, empty_totals};
 use super::{Chores, Core, Inner, Unflushed, Volume, VolumeSettings};
 use crate::apply::Totals;
 use crate::clock;
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::log::Watermarks;
 use crate::metrics::Metrics;
 use crate::record::RecordKind;
@@ -183,7 +183,7 @@ impl Drop for Volume {
         if let Err(error) = self.close() {
             tracing::error!(
                 volume = %self.inner.store.identity().volume,
-                error = &error as &dyn std::error::Error,
+                error = with_causes(&error),
                 "the volume did not close cleanly; its log will be replayed"
             );
         }

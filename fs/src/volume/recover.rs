@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use hafs_protocol::{Lsn, PieceId};
 
 use crate::apply::{Change, Step, Totals, apply};
-use crate::error::FsError;
+use crate::error::{FsError, with_causes};
 use crate::record::Piece;
 use crate::store::Store;
 use crate::store::key::{
@@ -213,7 +213,7 @@ fn adopt_segments(store: &Store, totals: &mut Totals) -> Result<(), FsError> {
         let unsynced = totals.segments_changed.contains(id);
         let end = segment.end.max(SEGMENT_HEADER_BYTES);
         if let Err(error) = store.segments.adopt(*id, end, unsynced) {
-            let error: &dyn std::error::Error = &error;
+            let error = with_causes(&error);
             tracing::error!(segment = id.0, error, "a segment cannot be taken over");
         }
     }

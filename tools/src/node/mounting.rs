@@ -240,8 +240,10 @@ impl Node {
             }
         }
         fail::fail_point!("mount-ended");
-        // What an unmount leaves behind is expected to be on the disk.
-        if let Err(error) = volume.sync() {
+        // What an unmount leaves behind is expected to be on the disk. A store that failed before has said so.
+        if !volume.status().failed
+            && let Err(error) = volume.sync()
+        {
             tracing::error!(
                 volume = name,
                 error = chain(&error),

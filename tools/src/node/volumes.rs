@@ -530,11 +530,14 @@ impl Reopen {
         let failed = std::mem::replace(&mut self.failed, StoreState::Opening);
         if let StoreState::Open(volume) = failed {
             let name = self.record.spec.name.as_str();
-            if let Err(error) = volume.close() {
+            // One that failed has said so, and has nothing to flush.
+            if let Err(error) = volume.close()
+                && !matches!(error, FsError::Failed)
+            {
                 tracing::warn!(
                     volume = name,
                     error = chain(&error),
-                    "the failed store did not close well"
+                    "the store did not close well; its log is replayed"
                 );
             }
             let_go(name, volume);
