@@ -1,6 +1,7 @@
 //! A flipped bit in every field of every kind of file: found by name, or shown to hit nothing that counts.
 
 use std::fs;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -272,6 +273,42 @@ fn damaged_bytes_are_mended_by_writing_them_anew_and_gone_with_their_file() {
         volume.collect().unwrap();
         assert_eq!(volume.check(&mut |_, _| {}).unwrap().problems, vec![]);
     }
+}
+
+#[test]
+fn a_check_names_each_damaged_page_that_the_file_still_has() {
+    const PAGE: usize = 4096;
+    let prepared = Prepared::new(End::Clean);
+    let content = &prepared.files["chunks"];
+    let copy = prepared.copy();
+    let (file, offset) = layout::find_in_segments(&prepared.path(), &content.bytes[..512]);
+    for page in [3, 4, 9] {
+        copy.flip(&file, offset + (page * PAGE) as u64 + 100, 2);
+    }
+    let volume = copy.open().unwrap();
+    let named = || {
+        let problems = volume.check(&mut |_, _| {}).unwrap().problems;
+        let named = problems.into_iter().map(|problem| {
+            assert_eq!(problem.path.as_deref(), Some("/chunks"));
+            let bytes = problem.bytes.unwrap();
+            usize::try_from(bytes.start).unwrap()..usize::try_from(bytes.end).unwrap()
+        });
+        named.collect::<Vec<_>>()
+    };
+    let write = |bytes: Range<usize>| {
+        let (at, anew) = (bytes.start as u64, &content.bytes[bytes]);
+        volume.write(content.ino, at, anew, false, false).unwrap();
+    };
+    assert_eq!(named(), [3 * PAGE..5 * PAGE, 9 * PAGE..10 * PAGE]);
+    // As a check advises: only what it has named, and it names it no more.
+    write(3 * PAGE..5 * PAGE);
+    assert_eq!(named(), [9 * PAGE..10 * PAGE]);
+    write(9 * PAGE + 2000..10 * PAGE);
+    assert_eq!(named(), [9 * PAGE..9 * PAGE + 2000]);
+    write(9 * PAGE..9 * PAGE + 2000);
+    assert_eq!(named(), []);
+    drop(volume);
+    copy.verdict_again(101).unhurt();
 }
 
 #[test]

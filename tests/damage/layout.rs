@@ -1,6 +1,7 @@
 //! The layouts of `docs/on-disk.md`, so far as one must know them to hit a field.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// A field: its name, where it starts, how long it is.
@@ -155,4 +156,13 @@ pub(crate) fn find_in_segments(store: &Path, wanted: &[u8]) -> (PathBuf, u64) {
         }
     }
     panic!("not in a segment");
+}
+
+/// Flips one bit of a file.
+pub(crate) fn flip(file: &Path, offset: u64, bit: u8) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(file);
+    let file = file.unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ (1 << bit)], offset).unwrap();
 }

@@ -1,20 +1,22 @@
-//! A disk that fails, as applications and operators meet it: through a mount of a real hafsd.
+//! A disk that fails or lies, as applications and operators meet it: through a mount of a real hafsd.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hafs_tests::lossy::{Cut, Fault, Lossy, Mode, Request};
 use hafs_tests::{Daemon, Launch, Mount, Scratch, requirement};
 use rustix::io::Errno;
 use serde_json::Value;
 
+use crate::layout;
 use crate::store::pattern;
 
 const LEN: usize = 300_000;
 const PAGE: usize = 4096;
+const CHUNK: usize = 128 * 1024;
 
 #[track_caller]
 fn assert_eio<T>(result: io::Result<T>, what: &str) {
@@ -301,5 +303,135 @@ fn after_a_failed_sync_every_fsync_of_a_mount_fails_until_it_is_mounted_again() 
         assert_there(mount, "later", LEN);
         fixture.assert_well();
         fixture.end();
+    }
+}
+
+/// The store of the only volume.
+fn store_of(daemon: &Daemon) -> PathBuf {
+    let mut stores = fs::read_dir(daemon.data_dir().join("volumes")).unwrap();
+    stores.next().unwrap().unwrap().path()
+}
+
+/// Reads a file page by page; the first and the last byte of what gives EIO, which is one run. All else must be right.
+#[track_caller]
+fn unreadable(file: &File, bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut hit: Option<(usize, usize)> = None;
+    let mut page = vec![0; PAGE];
+    for (n, wanted) in bytes.chunks(PAGE).enumerate() {
+        let at = n * PAGE;
+        match file.read_exact_at(&mut page[..wanted.len()], at as u64) {
+            Ok(()) => assert!(page[..wanted.len()] == *wanted, "WRONG BYTES at {at}"),
+            Err(error) => {
+                assert_eio::<()>(Err(error), "read");
+                let start = hit.map_or(at, |(start, end)| {
+                    assert_eq!(end, at, "not one run");
+                    start
+                });
+                hit = Some((start, at + wanted.len()));
+            }
+        }
+    }
+    hit
+}
+
+/// What the operator is told of the damage: by hafsd's log, by the metrics, by `hafsctl volume check`.
+#[track_caller]
+fn assert_named(daemon: &Daemon, ino: u64, (start, end): (usize, usize)) {
+    let requests = logged(daemon, "request failed");
+    assert!(!requests.is_empty(), "{}", daemon.log());
+    for request in requests {
+        assert_eq!(
+            (&request["volume"], &request["op"]),
+            (&"v".into(), &"read".into())
+        );
+        assert_eq!(request["ino"], ino, "{request}");
+        let error = request["error"].as_str().unwrap();
+        let place = format!("inode {ino}: bytes {start}..{end} are damaged");
+        assert!(error.contains(&place), "{error}");
+    }
+    let errors = "hafs_volume_request_errors_total{volume=\"v\",op=\"read\",errno=\"EIO\"}";
+    assert!(metric(daemon, errors) >= Some(1.0));
+    let check = daemon.ctl(&["volume", "check", "v"]);
+    assert_eq!(check.code, 1, "{check}");
+    let problems: Vec<&str> = check.stdout.lines().collect();
+    assert_eq!(problems.len(), 2, "{check}");
+    assert!(problems[0].starts_with("v: 1 problem"), "{check}");
+    let named = format!("  inode {ino} (/sub/hit): bytes {start}..{end}: ");
+    assert!(problems[1].starts_with(&named), "{check}");
+    let next = "; next: restore the file from a backup, or write these bytes anew, or delete it";
+    assert!(problems[1].ends_with(next), "{check}");
+    // Only what was asked for is refused: the volume goes on.
+    daemon.ctl(&["status"]).ok();
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_for_what_it_hit_and_nothing_else() {
+    if !requirement::mounts_work("a flipped bit under a mount") {
+        return;
+    }
+    // Of a volume that is in use, its page; of one whose log is still to be replayed, the whole chunk.
+    for (killed, unit) in [(false, PAGE), (true, CHUNK)] {
+        let scratch = Scratch::new();
+        let launch = Launch::new(scratch.path())
+            .expect("request failed")
+            .expect("check found problems")
+            .expect("a chunk is damaged: reads of these bytes will fail")
+            .expect("dead mount");
+        let daemon = launch.clone().start();
+        daemon.create_volume("v");
+        let dir = scratch.dir("mnt");
+        let mount = daemon.mount("v", &dir);
+        let (len, at) = (5 * CHUNK + 1000, 2 * CHUNK + 5 * PAGE + 17);
+        let bytes = pattern("hit", len);
+        fs::create_dir(mount.join("sub")).unwrap();
+        put(&mount.join("sub"), "hit", len);
+        put(mount.path(), "whole", LEN);
+        let path = mount.join("sub/hit");
+        let ino = fs::metadata(&path).unwrap().ino();
+        let store = store_of(&daemon);
+        let running = if killed {
+            daemon.kill();
+            drop(mount);
+            None
+        } else {
+            mount.unmount();
+            Some(daemon)
+        };
+        let chunk = at / CHUNK * CHUNK;
+        let (segment, offset) = layout::find_in_segments(&store, &bytes[chunk..chunk + 512]);
+        layout::flip(&store.join(segment), offset + (at - chunk) as u64, 3);
+        let daemon = running.unwrap_or_else(|| launch.start());
+        let mount = daemon.mount("v", &dir);
+
+        let start = at / unit * unit;
+        let hit = Some((start, start + unit));
+        // Through the cache, which asks for much at once, and past it.
+        assert_eq!(unreadable(&File::open(&path).unwrap(), &bytes), hit);
+        assert_eq!(unreadable(&direct(&path).unwrap(), &bytes), hit);
+        // Again, from what is cached by now.
+        assert_eq!(unreadable(&File::open(&path).unwrap(), &bytes), hit);
+        assert_eio(fs::read(&path), "a read of the whole file");
+        assert_there(&mount, "whole", LEN);
+        if killed {
+            let told = logged(
+                &daemon,
+                "a chunk is damaged: reads of these bytes will fail",
+            );
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert_eq!(told[0]["ino"], ino, "{told:?}");
+            assert_eq!(told[0]["offset"], start, "{told:?}");
+        }
+        assert_named(&daemon, ino, (start, start + unit));
+
+        // As it is advised: written anew, these bytes are good again.
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        file.write_all_at(&bytes[start..start + unit], start as u64)
+            .unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(unreadable(&direct(&path).unwrap(), &bytes), None);
+        daemon.check("v");
+        drop(file);
+        mount.unmount();
+        daemon.stop();
     }
 }

@@ -12,6 +12,8 @@ use hafs_fs::{
 use hafs_protocol::{Epoch, Lineage, NodeId, StoreId, VolumeId};
 use hafs_tests::numbers;
 
+use crate::layout;
+
 /// The epochs that a store was made in, and in which a damaged copy is opened.
 const MADE_IN: u32 = 2;
 const OPENED_IN: u32 = 100;
@@ -321,15 +323,7 @@ impl Copy<'_> {
 
     /// Flips one bit.
     pub(crate) fn flip(&self, file: &Path, offset: u64, bit: u8) {
-        use std::os::unix::fs::FileExt as _;
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path().join(file))
-            .unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, offset).unwrap();
-        file.write_all_at(&[byte[0] ^ (1 << bit)], offset).unwrap();
+        layout::flip(&self.path().join(file), offset, bit);
     }
 
     /// Opens it and reads everything back.

@@ -8,23 +8,31 @@ use hafs_protocol::PieceId;
 use super::{Findings, Picture, Problem, ProblemKind, TableRows, next, next_owner};
 use crate::error::{FsError, with_causes};
 use crate::store::key::{
-    Extent, ExtentSource, Inode, LocalTable, Place, Table, key_piece, key_second,
-    key_segment_index, row_body,
+    CRC_PAGE_BYTES, Extent, ExtentSource, Inode, LocalTable, Place, SegmentPlace, Table, key_piece,
+    key_second, key_segment_index, row_body,
 };
 use crate::store::segment::Segments;
 use crate::types::Ino;
 
+/// What has a checksum of its own in a chunk.
+const PAGE_BYTES: u64 = CRC_PAGE_BYTES as u64;
+
 /// What extents say of a piece.
-#[derive(Clone, Copy, PartialEq, Eq)]
 struct PieceUse {
     start: u64,
     len: u32,
     hash: [u8; 32],
+    /// Bytes of the file that are still read from it. The others were overwritten or cut off since.
+    live: Vec<Range<u64>>,
 }
 
 impl PieceUse {
     fn end(&self) -> u64 {
         self.start.saturating_add(u64::from(self.len))
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.start, self.len, self.hash) == (other.start, other.len, other.hash)
     }
 }
 
@@ -78,8 +86,14 @@ pub(super) fn check_extents(
             start: piece_start,
             len: piece_len,
             hash,
+            live: Vec::new(),
         };
-        if *pieces.entry(id).or_insert(whole) != whole {
+        let known = pieces.entry(id).or_insert_with(|| PieceUse {
+            live: Vec::new(),
+            ..whole
+        });
+        known.live.push(start..end);
+        if !known.is_same(&whole) {
             let what = format!("extents disagree about piece {id}");
             findings.fault(ProblemKind::PieceDisagreement, Some(ino), what);
         }
@@ -131,10 +145,16 @@ fn check_piece(
             }
             match picture.store.segments.read_chunk(&place, Some(&piece.hash)) {
                 Ok(bytes) => bytes,
-                Err(error) => {
-                    let (range, what) = reading_failed(&error, &all);
-                    let what = format!("{what} (segment {})", place.segment.0);
-                    findings.hurt(ProblemKind::UnreadableBytes, ino, range, what);
+                Err(_) => {
+                    let lost = lost_bytes(&picture.store.segments, &place, piece);
+                    if lost.is_empty() {
+                        findings.report.pieces += 1;
+                        findings.report.bytes += u64::from(place.len);
+                    }
+                    for (range, what) in lost {
+                        let what = format!("{what} (segment {})", place.segment.0);
+                        findings.hurt(ProblemKind::UnreadableBytes, ino, range, what);
+                    }
                     return findings.step();
                 }
             }
@@ -149,23 +169,40 @@ fn check_piece(
     findings.step()
 }
 
-/// Which bytes of a file an error is about, and what it says.
-fn reading_failed(error: &FsError, all: &Range<u64>) -> (Range<u64>, String) {
-    match error {
-        FsError::Damaged {
-            offset,
-            len,
-            detail,
-            ..
-        } => (*offset..offset + len, (*detail).to_owned()),
-        FsError::Unreadable {
-            offset,
-            len,
-            source,
-            ..
-        } => (*offset..offset + len, with_causes(source)),
-        error => (all.clone(), with_causes(error)),
+/// Which bytes of the file cannot be read from a chunk, and why: page by page, what follows one another together. A page that
+/// the file does not use any more is nobody's.
+fn lost_bytes(
+    segments: &Segments,
+    place: &SegmentPlace,
+    piece: &PieceUse,
+) -> Vec<(Range<u64>, String)> {
+    let mut lost: Vec<(Range<u64>, String)> = Vec::new();
+    let piece_end = piece.start + u64::from(piece.len.min(place.len));
+    for live in &piece.live {
+        let (mut at, end) = (live.start.max(piece.start), live.end.min(piece_end));
+        while at < end {
+            let skip = at - piece.start;
+            let page_end = piece.start + skip - skip % PAGE_BYTES + PAGE_BYTES;
+            let part = at..page_end.min(end);
+            at = part.end;
+            let Err(error) = segments.read_part(place, &piece.hash, skip, part.end - part.start)
+            else {
+                continue;
+            };
+            let why = match error {
+                FsError::Damaged { detail, .. } => detail.to_owned(),
+                FsError::Unreadable { source, .. } => with_causes(&*source),
+                error => with_causes(&error),
+            };
+            match lost.last_mut() {
+                Some((range, what)) if range.end == part.start && *what == why => {
+                    range.end = part.end;
+                }
+                _ => lost.push((part, why)),
+            }
+        }
     }
+    lost
 }
 
 impl Findings<'_> {

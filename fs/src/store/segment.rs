@@ -415,6 +415,28 @@ impl Segments {
         Ok(())
     }
 
+    /// Sees whether `len` bytes of a chunk, from `skip` on, can be read: see [`Self::read`].
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn read_part(
+        &self,
+        place: &SegmentPlace,
+        hash: &[u8; 32],
+        skip: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
+        let in_chunk = |bytes: u64| usize::try_from(bytes).expect("chunks are small");
+        let mut bytes = vec![0; in_chunk(len)];
+        Self::read(
+            &*self.open_for(place)?,
+            place,
+            hash,
+            in_chunk(skip),
+            &mut bytes,
+        )
+    }
+
     /// A whole chunk whose pages match their checksums.
     ///
     /// # Errors
