@@ -4,15 +4,43 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hafs_tests::binaries::program;
 use hafs_tests::mount::{is_guard, mounts_on};
 use hafs_tests::namespace::private_mounts;
 use hafs_tests::{Daemon, Launch, Mount, Scratch, requirement, run};
+use rustix::fs::minor;
 use rustix::io::Errno;
+use rustix::process::Signal;
+use serde_json::Value;
 
-/// How often a number may be taken by somebody else who mounts at the same time.
-const ATTEMPTS: u32 = 20;
+/// For what takes a moment, even on a machine that does a lot besides.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How often hafsd's log is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits for a line of hafsd's log.
+#[track_caller]
+fn wait_for_log(daemon: &Daemon, message: &str) -> Value {
+    let start = Instant::now();
+    loop {
+        let log = daemon.log();
+        // The last line may still be being written.
+        let mut events = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        if let Some(event) = events.find(|event: &Value| event["message"] == message) {
+            return event;
+        }
+        assert!(
+            start.elapsed() < LIMIT,
+            "not logged within {LIMIT:?}: {message}"
+        );
+        thread::park_timeout(LOOK);
+    }
+}
 
 /// What a dead mount answers.
 #[track_caller]
@@ -215,9 +243,15 @@ fn the_end_of_hafsd_touches_no_mount_of_another() {
         return;
     }
     let (scratch, other) = (Scratch::new(), Scratch::new());
-    // What the first hafsd has served stays on its list for a while after its unmount.
-    let late = Launch::new(scratch.path()).variable("FAILPOINTS", "mount-ended=sleep(3000)");
-    let daemon = late.start();
+    // What the first hafsd has served stays on its list after its unmount, for as long as this file is there.
+    let hold = scratch.join("hold");
+    let late = format!("mount-ended=return({})", hold.display());
+    let config = scratch.join("hafsd.toml");
+    fs::write(&config, "log_filter = \"info,hafs_tools=debug\"\n").unwrap();
+    let daemon = Launch::new(scratch.path())
+        .variable("FAILPOINTS", &late)
+        .argument(&format!("--config={}", config.display()))
+        .start();
     daemon.create_volume("v");
     let stranger = Daemon::start(other.path());
     stranger.create_volume("v");
@@ -225,18 +259,30 @@ fn the_end_of_hafsd_touches_no_mount_of_another() {
 
     let device = |mount: &Mount| fs::metadata(mount.path()).unwrap().dev();
     // The kernel gives the lowest free number, which is the one just freed unless the machine mounts something else.
-    let reused = (0..ATTEMPTS).find_map(|_| {
+    let start = Instant::now();
+    let (theirs, number) = loop {
         let mount = daemon.mount("v", &scratch.dir("mnt"));
         let number = device(&mount);
+        File::create(&hold).unwrap();
         mount.unmount();
         let theirs = stranger.mount("v", &other.join("mnt"));
         if device(&theirs) == number {
-            return Some(theirs);
+            break (theirs, number);
         }
         theirs.unmount();
-        None
-    });
-    let theirs = reused.unwrap_or_else(|| panic!("no number is used again in {ATTEMPTS} attempts"));
+        fs::remove_file(&hold).unwrap();
+        let tried = start.elapsed();
+        assert!(tried < LIMIT, "no number is used again within {tried:?}");
+    };
+    // It ends with that mount on its list, and is through with it before it hears that it has ended.
+    daemon.signal(Signal::TERM);
+    let unmounted = wait_for_log(&daemon, "unmounted by hafsd's end");
+    assert_eq!(
+        unmounted["connection"],
+        minor(number),
+        "not what this is about"
+    );
+    fs::remove_file(&hold).unwrap();
     daemon.stop();
     // The guard and the volume.
     assert_eq!(mounts_on(theirs.path()).len(), 2, "unmounted by a stranger");

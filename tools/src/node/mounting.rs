@@ -31,6 +31,11 @@ use crate::output::chain;
 const UNMOUNT_WAIT: Duration = Duration::from_secs(45);
 /// How long an aborted mount may take to end: its threads only have to notice.
 const ABORT_WAIT: Duration = Duration::from_secs(10);
+/// How long a test may hold the end of a mount up at most, and how often it is looked whether it still does.
+#[cfg(feature = "failpoints")]
+const HOLD_WAIT: Duration = Duration::from_secs(120);
+#[cfg(feature = "failpoints")]
+const HOLD_PAUSE: Duration = Duration::from_millis(2);
 /// Directories of one mount and its binds that are remembered, to lift their guards at its end. A guard of one more stays
 /// until the next umount or mount there.
 const DIRECTORIES_MAX: usize = 1024;
@@ -239,7 +244,7 @@ impl Node {
                 self.detach_all(mount);
             }
         }
-        fail::fail_point!("mount-ended");
+        hold_the_end();
         // What an unmount leaves behind is expected to be on the disk. A store that failed before has said so.
         if !volume.status().failed
             && let Err(error) = volume.sync()
@@ -321,6 +326,13 @@ impl Node {
         for entry in &entries {
             unmount_entry(volume, entry);
         }
+        let taken_off = entries.len();
+        tracing::debug!(
+            volume,
+            connection = mount.connection,
+            taken_off,
+            "unmounted by hafsd's end"
+        );
         if !self.is_disconnected(mount) {
             tracing::warn!(
                 volume,
@@ -611,6 +623,17 @@ fn unmount_entry(volume: &str, entry: &MountEntry) {
         },
         Err(error) => tracing::warn!(volume, %mountpoint, %error, "cannot unmount"),
     }
+}
+
+/// A test may hold the end of a mount up: for as long as the file is there that it names.
+fn hold_the_end() {
+    fail::fail_point!("mount-ended", |file| {
+        let file = file.expect("return(FILE)");
+        let deadline = Instant::now() + HOLD_WAIT;
+        while Path::new(&file).exists() && Instant::now() < deadline {
+            std::thread::park_timeout(HOLD_PAUSE);
+        }
+    });
 }
 
 fn abort(mount: &ServedMount) {
