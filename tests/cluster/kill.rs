@@ -2,11 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
 
-use hafs_tests::{Daemon, Launch, Mount, Scratch, requirement};
+use hafs_tests::{Daemon, Launch, Mount, Progress, Scratch, requirement};
 
 use crate::bulk::Bulk;
 use crate::writer::{Direct, Lost, Names, Numbers, Stopped, Synced, Writer};
@@ -15,36 +13,6 @@ const KILLS: usize = 50;
 
 /// Steps of all writers in a round, at most; the kill comes somewhere before.
 const STEPS_MAX: u64 = 400;
-
-/// No round takes longer, even on a machine that does a lot besides.
-const ROUND_LIMIT: Duration = Duration::from_secs(60);
-
-/// How far the writers are, and whether they still write.
-#[derive(Debug, Default)]
-struct Progress {
-    steps: Mutex<u64>,
-    moved: Condvar,
-}
-
-impl Progress {
-    fn step(&self) {
-        *self.steps.lock().expect("no writer panics while it counts") += 1;
-        self.moved.notify_all();
-    }
-
-    /// Waits until so many steps were made.
-    fn wait_for(&self, steps: u64) {
-        let made = self.steps.lock().expect("no writer panics while it counts");
-        let waited = self
-            .moved
-            .wait_timeout_while(made, ROUND_LIMIT, |made| *made < steps);
-        let (made, timeout) = waited.expect("no writer panics while it counts");
-        assert!(
-            !timeout.timed_out(),
-            "only {made} of {steps} steps within {ROUND_LIMIT:?}"
-        );
-    }
-}
 
 /// Writes until hafsd is gone.
 fn write_until_gone(
@@ -59,7 +27,10 @@ fn write_until_gone(
                 writer.release();
                 return Ok(());
             }
-            Err(Stopped::Wrong(what)) => return Err(what),
+            Err(Stopped::Wrong(what)) => {
+                progress.give_up();
+                return Err(what);
+            }
         }
     }
 }
@@ -90,7 +61,8 @@ fn round(
                 scope.spawn(move || write_until_gone(writer.as_mut(), &dir, progress))
             })
             .collect();
-        progress.wait_for(kill_at);
+        let reached = progress.wait_for(kill_at);
+        // Also if it was not reached: a scope ends only with its threads.
         daemon.kill();
         for (number, writer) in running.into_iter().enumerate() {
             let end = writer.join().expect("writers do not panic");
@@ -100,6 +72,7 @@ fn round(
                 "writer {number} met another error than a dead mount"
             );
         }
+        assert_eq!(reached, Ok(()), "hafsd did not serve the writers");
     });
     // The dead mount stays: clearing it away is the next hafsd's part. Only the end of the test takes it off.
     std::mem::forget(mount);

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// No answer takes longer, even of a recovery on a machine that does a lot besides.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+/// No answer takes longer, even of a recovery on a machine that does a lot besides, or of a writer whom the others starve.
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 
 /// Lines that are kept for whoever does not read yet.
 const QUEUE_LINES_MAX: usize = 100_000;

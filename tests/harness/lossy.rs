@@ -171,6 +171,12 @@ impl Lossy {
         self.server().call(|disk| disk.requests())
     }
 
+    /// Waits until so many requests were served, or the power is gone. False: not within `limit`.
+    pub fn wait_for_requests(&self, requests: u64, limit: Duration) -> bool {
+        self.server()
+            .call(move |disk| disk.wait_for_requests(requests, limit))
+    }
+
     /// Syncs that have begun and not ended.
     pub fn running_syncs(&self) -> u64 {
         self.server().call(|disk| disk.running_syncs())

@@ -13,6 +13,9 @@ use hafs_tests::{Scratch, requirement};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// A disk in a scratch directory.
 struct Fixture {
     // Dropped before the directory that it lies in.
@@ -299,7 +302,7 @@ fn the_power_goes_while_a_sync_runs() {
         let start = Instant::now();
         while disk.lossy().running_syncs() == 0 {
             assert!(start.elapsed() < Duration::from_secs(60), "it never begins");
-            thread::yield_now();
+            thread::park_timeout(LOOK);
         }
         disk.lossy().cut(Cut {
             mode: Mode::Everything,
@@ -370,7 +373,7 @@ fn a_killed_server_takes_the_mount_with_it() {
     let start = Instant::now();
     while !data.join("file").exists() {
         assert!(start.elapsed() < Duration::from_secs(60), "it never mounts");
-        thread::yield_now();
+        thread::park_timeout(LOOK);
     }
     child.kill().unwrap();
     let ended = hafs_tests::command::wait_within(&mut child, Duration::from_secs(60));

@@ -31,7 +31,7 @@ pub(super) struct Disk {
     backing: PathBuf,
     live: PathBuf,
     state: Mutex<State>,
-    /// Told when the power goes, or a sync of a file ends.
+    /// Told when the power goes, a sync of a file ends, or the request comes that somebody waits for.
     changed: Condvar,
 }
 
@@ -46,6 +46,8 @@ struct State {
     sync_takes: Duration,
     numbers: Numbers,
     requests: u64,
+    /// Somebody waits for so many.
+    awaited: Option<u64>,
     /// The power goes with this request.
     cut_at: Option<(u64, Cut)>,
     loss: Option<Loss>,
@@ -135,6 +137,7 @@ impl Disk {
             sync_takes: Duration::ZERO,
             numbers: Numbers::new(seed),
             requests: 0,
+            awaited: None,
             cut_at: None,
             loss: None,
             is_cut: false,
@@ -196,6 +199,10 @@ impl Disk {
             return Err(Errno::IO);
         }
         state.requests += 1;
+        if state.awaited.is_some_and(|at| state.requests >= at) {
+            state.awaited = None;
+            self.changed.notify_all();
+        }
         if let Some((at, cut)) = state.cut_at
             && state.requests >= at
         {
@@ -486,6 +493,18 @@ impl Disk {
 
     pub(super) fn requests(&self) -> u64 {
         self.lock().requests
+    }
+
+    /// False: not within `limit`.
+    pub(super) fn wait_for_requests(&self, requests: u64, limit: Duration) -> bool {
+        let mut state = self.lock();
+        state.awaited = Some(requests);
+        let waited = self.changed.wait_timeout_while(state, limit, |state| {
+            state.requests < requests && !state.is_cut
+        });
+        let (mut state, timeout) = waited.expect("no request panics");
+        state.awaited = None;
+        !timeout.timed_out()
     }
 
     pub(super) fn running_syncs(&self) -> u64 {
