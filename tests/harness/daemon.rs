@@ -17,8 +17,8 @@ use crate::mount::Mount;
 /// From start to readiness, with a log to replay, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// From SIGTERM to the end: sync, unmount, flush.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// From SIGTERM to the end: sync, unmount, flush. As long as systemd waits by default; hafsd's own bounds lie below that.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// After SIGKILL only the kernel is left to act.
 const KILL_LIMIT: Duration = Duration::from_secs(30);

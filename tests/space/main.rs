@@ -65,6 +65,7 @@ fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) 
         assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::park_timeout(LOOK);
     }
+    eprintln!("after {:.1?}: {what}", start.elapsed());
 }
 
 /// The bytes of block `block` in its life number `version`: no two are alike.

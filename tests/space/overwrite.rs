@@ -14,8 +14,8 @@ use crate::{GIB, KIB, LOOK, MIB, Mounted, block_bytes, verify};
 const STORE_BYTES_MAX: u64 = 5 * GIB / 2;
 /// And once nothing happens any more, it takes less.
 const STORE_BYTES_IDLE_MAX: u64 = 6 * GIB / 5;
-/// Until then, at the latest.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Until then, at the latest: a gibibyte may have to be copied, on a slow disk.
+const IDLE_LIMIT: Duration = Duration::from_secs(180);
 const ROUNDS: u64 = 20;
 /// How much is written in pages over 1 GiB: this variable says it in GiB (4 is the longest that proves something new).
 const PAGES_VARIABLE: &str = "HAFS_SPACE_PAGES_GIB";
