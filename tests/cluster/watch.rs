@@ -1,12 +1,14 @@
 //! `--watch` and progress: what a terminal, a pipe and a script see, and how it ends.
 
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hafs_tests::binaries::program;
 use hafs_tests::command::{code, wait_within};
-use hafs_tests::{Daemon, Scratch, requirement, run};
+use hafs_tests::{Daemon, Launch, Ran, Scratch, requirement, run};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -84,8 +86,66 @@ fn an_interrupt_ends_it_well() {
     daemon.stop();
 }
 
+/// A command as it runs on a terminal of 120 columns; what the terminal gets is `stdout`.
+fn on_terminal(command: &str) -> Ran {
+    let command = format!("stty cols 120 rows 24; {command}");
+    run(Command::new("script")
+        .env("TERM", "xterm")
+        .args(["-qec", &command, "/dev/null"]))
+}
+
 #[test]
-fn a_terminal_is_painted_over_and_a_check_shows_how_far_it_is() {
+fn a_long_check_shows_on_a_terminal_how_far_it_is_and_nowhere_else() {
+    let test = "the progress of a check";
+    if !requirement::mounts_work(test) || !requirement::tool_is_there(test, "script") {
+        return;
+    }
+    let scratch = Scratch::new();
+    // A tenth of a second for each inode: long enough to be painted several times.
+    let daemon = Launch::new(scratch.path())
+        .variable("FAILPOINTS", "check-progress=sleep(100)")
+        .start();
+    daemon.create_volume("v");
+    let mount = daemon.mount("v", &scratch.dir("mnt"));
+    for n in 0..20 {
+        File::create(mount.join(&n.to_string())).unwrap();
+    }
+    let check = format!(
+        "{} --socket {} volume check v",
+        program("hafsctl").display(),
+        daemon.socket().display()
+    );
+    let result = scratch.join("result");
+    let shown = on_terminal(&format!("{check} > {}", result.display())).ok();
+    for part in ["checking v", " of 21 inodes", "% (", "s left)"] {
+        assert!(shown.stdout.contains(part), "no `{part}` in {shown}");
+    }
+    let counts: BTreeSet<&str> = (shown.stdout.split(" of 21 inodes"))
+        .filter_map(|before| before.rsplit(' ').next())
+        .collect();
+    assert!(counts.len() > 3, "it does not move: {counts:?} in {shown}");
+    // Taken away at the end: what stays is a line that is empty, or cleared.
+    let last = shown.stdout.rsplit('\r').next().unwrap_or_default();
+    assert!(!last.contains("inodes"), "{shown:?}");
+    let text = fs::read_to_string(&result).unwrap();
+    assert!(
+        text.starts_with("v: clean: 21 inodes") && text.lines().count() == 1,
+        "{text}"
+    );
+
+    let errors = scratch.join("errors");
+    let shown = on_terminal(&format!("{check} 2> {}", errors.display())).ok();
+    assert!(shown.stdout.starts_with("v: clean: 21 inodes"), "{shown}");
+    assert_eq!(fs::read_to_string(&errors).unwrap(), "");
+    let piped = daemon.ctl(&["volume", "check", "v"]).ok();
+    assert!(piped.stdout.starts_with("v: clean: 21 inodes"), "{piped}");
+    assert_eq!(piped.stderr, "", "nobody sees a bar there");
+    mount.unmount();
+    daemon.stop();
+}
+
+#[test]
+fn a_terminal_is_painted_over() {
     if !requirement::tool_is_there("what a terminal sees", "script") {
         return;
     }
@@ -126,8 +186,5 @@ fn a_terminal_is_painted_over_and_a_check_shows_how_far_it_is() {
     pipe.read_to_string(&mut seen).expect("a pipe");
     let status = wait_within(&mut child, LIMIT).expect("it ends");
     assert_eq!(code(status), 0, "{seen}");
-    let check = format!("{hafsctl} volume check v");
-    let ran = run(Command::new("script").args(["-qec", &check, "/dev/null"])).ok();
-    assert!(ran.stdout.contains("clean"), "{ran}");
     daemon.stop();
 }
