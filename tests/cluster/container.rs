@@ -27,7 +27,7 @@ impl Engine {
     pub(crate) fn start(test: &str) -> Option<Self> {
         let is_missing = |name: &&str| tool(name).is_none();
         if ["dockerd", "docker"].iter().any(is_missing) {
-            requirement::skipped(test, "no docker: tools/scripts/install-packages demo");
+            requirement::missing(test, "Docker");
             return None;
         }
         let scratch = Scratch::new();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use hafs_tests::binaries::{checkout, tool};
+use hafs_tests::binaries::checkout;
 use hafs_tests::{Daemon, Mount, Scratch, requirement, run};
 use serde_json::{Deserializer, Value};
 
@@ -91,11 +91,7 @@ fn the_api_page_shows_what_hafsd_answers() {
     if !requirement::mounts_work("the examples of docs/api.md") {
         return;
     }
-    if tool("curl").is_none() {
-        requirement::skipped(
-            "the examples of docs/api.md",
-            "curl is missing: tools/scripts/install-packages test",
-        );
+    if !requirement::tool_is_there("the examples of docs/api.md", "curl") {
         return;
     }
     let page =

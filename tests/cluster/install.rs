@@ -207,7 +207,7 @@ fn what_is_installed_works() {
 fn optional(test: &str, name: &str, package: &str) -> Option<PathBuf> {
     let found = tool(name);
     if found.is_none() {
-        requirement::skipped(test, &format!("{name} is missing (package {package})"));
+        requirement::missing(test, &format!("{name} (package {package})"));
     }
     found
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use hafs_tests::binaries::{checkout, program, tool};
+use hafs_tests::binaries::{checkout, program};
 use hafs_tests::namespace::private_mounts;
 use hafs_tests::{Daemon, Scratch, requirement, run};
 
@@ -32,11 +32,7 @@ fn the_page_says_what_happens() {
     if !requirement::mounts_work("the commands of docs/operations.md") {
         return;
     }
-    if tool("chattr").is_none() {
-        requirement::skipped(
-            "the commands of docs/operations.md",
-            "chattr is missing (e2fsprogs)",
-        );
+    if !requirement::tool_is_there("the commands of docs/operations.md", "chattr") {
         return;
     }
     let page = fs::read_to_string(checkout().join("docs/operations.md")).unwrap();

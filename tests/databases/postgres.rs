@@ -177,7 +177,7 @@ fn postgresql_keeps_every_commit() {
         return;
     }
     let Some(programs) = programs() else {
-        requirement::skipped(test, "needs /usr/lib/postgresql/*/bin/postgres");
+        requirement::missing(test, "/usr/lib/postgresql/*/bin/postgres");
         return;
     };
     let seed = seed(SEED);

@@ -24,9 +24,15 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
-/// A tool that hafs does not build, such as pjdfstest: from hafs's cache, or from the search path.
+/// A tool that hafs does not build, such as pjdfstest: from where tools/scripts/install-packages looks for it, which is hafs's
+/// cache, cargo's programs and the search path.
 pub fn tool(name: &str) -> Option<PathBuf> {
     let mut dirs: Vec<PathBuf> = cache().map(|cache| cache.join("bin")).into_iter().collect();
+    let home = |below: &str| env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
+    let cargo = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home(".cargo"));
+    dirs.extend(cargo.map(|cargo| cargo.join("bin")));
     dirs.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     dirs.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
     dirs.iter()

@@ -1,7 +1,8 @@
 //! What a test needs of the machine, and what it says if that is missing.
 //!
 //! A test begins with `if !mounts_work("what would be tested") { return }`. On a developer's machine it then says loudly what it skips;
-//! in CI (the variable `CI` is set) everything is there, and its absence is a failure.
+//! in CI (the variable `CI` is set) everything is there, and its absence is a failure. Programs that tools/scripts/install-packages
+//! installs are there once it has run, as in `make test` (the variable `HAFS_INSTALLED` is set): nobody lacks them by nature.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -24,9 +25,22 @@ pub fn is_root(test: &str) -> bool {
     rustix::process::geteuid().is_root() || skipped(test, "needs root")
 }
 
-/// True if the program `name` is on the machine. Otherwise says that `test` is skipped; in CI, panics.
+/// True if the program `name` is on the machine. Otherwise as [`missing`].
 pub fn tool_is_there(test: &str, name: &str) -> bool {
-    tool(name).is_some() || skipped(test, &format!("needs the program {name}"))
+    tool(name).is_some() || missing(test, name)
+}
+
+/// Says that `test` is skipped, since `what` is missing that tools/scripts/install-packages installs, and answers false. In CI, and
+/// where that has run, panics.
+pub fn missing(test: &str, what: &str) -> bool {
+    assert!(
+        std::env::var_os("HAFS_INSTALLED").is_none(),
+        "{test}: {what} is missing, though tools/scripts/install-packages has run"
+    );
+    skipped(
+        test,
+        &format!("{what} is missing: tools/scripts/install-packages"),
+    )
 }
 
 /// Says that `test` is skipped and why, and answers false. In CI, panics. Nextest shows nothing of a test that passes: whoever

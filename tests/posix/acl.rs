@@ -5,7 +5,6 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use hafs_tests::binaries::tool;
 use hafs_tests::{requirement, run};
 use rustix::fs::{XattrFlags, getxattr, lremovexattr, lsetxattr, setxattr};
 use rustix::io::Errno;
@@ -180,13 +179,9 @@ fn what_is_no_list_is_refused() {
 }
 
 fn has_tools() -> bool {
-    let missing = ["setfacl", "getfacl", "getfattr"]
+    ["setfacl", "getfacl", "getfattr"]
         .iter()
-        .find(|name| tool(name).is_none());
-    missing.is_none_or(|name| {
-        let why = format!("{name} is missing: tools/scripts/install-packages test");
-        requirement::skipped("access control lists", &why)
-    })
+        .all(|name| requirement::tool_is_there("access control lists", name))
 }
 
 /// user::rwx, user:1001:PERM, group::r--, mask::rw-, other::---

@@ -175,11 +175,7 @@ fn a_mapping_reaches_the_file() {
     }
     let mounted = Mounted::new();
     // sqlite3 maps its write-ahead log's index, and checks its own pages.
-    if hafs_tests::binaries::tool("sqlite3").is_none() {
-        requirement::skipped(
-            "shared mappings",
-            "sqlite3 is missing: tools/scripts/install-packages test",
-        );
+    if !requirement::tool_is_there("shared mappings", "sqlite3") {
         return;
     }
     let script = "pragma journal_mode=wal; pragma mmap_size=100000000; create table t(a integer primary key, b blob); \

@@ -105,10 +105,7 @@ fn fsx() {
         return;
     }
     let Some(program) = tool("fsx") else {
-        requirement::skipped(
-            "fsx",
-            "the program is missing: tools/scripts/install-packages test",
-        );
+        requirement::missing("fsx", "fsx");
         return;
     };
     let replayed: Option<u64> = std::env::var("HAFS_FSX_SEED")
@@ -334,7 +331,7 @@ fn fsx_notices_bytes_that_were_not_kept() {
         return;
     }
     let Some(program) = tool("fsx") else {
-        requirement::skipped("fsx", "the program is missing");
+        requirement::missing("fsx", "fsx");
         return;
     };
     let scratch = Scratch::new();

@@ -45,10 +45,7 @@ fn pjdfstest() {
         return;
     }
     let Some(suite) = tool("pjdfstest") else {
-        requirement::skipped(
-            "pjdfstest",
-            "the program is missing: tools/scripts/install-packages test",
-        );
+        requirement::missing("pjdfstest", "pjdfstest");
         return;
     };
     let settings = read(SETTINGS);

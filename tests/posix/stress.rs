@@ -32,10 +32,7 @@ fn stress_ng() {
         return;
     }
     let Some(program) = tool("stress-ng") else {
-        requirement::skipped(
-            "stress-ng",
-            "missing: tools/scripts/install-packages stress",
-        );
+        requirement::missing("stress-ng", "stress-ng");
         return;
     };
     let mounted = Mounted::with("20GiB", "");
@@ -74,7 +71,7 @@ fn dbench() {
         return;
     }
     let Some(program) = tool("dbench") else {
-        requirement::skipped("dbench", "missing: tools/scripts/install-packages stress");
+        requirement::missing("dbench", "dbench");
         return;
     };
     let mounted = Mounted::with("20GiB", "");
