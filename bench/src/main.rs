@@ -90,9 +90,16 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let interrupt = Interrupt::watch()?;
+    measure(cli, &interrupt).or_else(|error| {
+        interrupt.check()?; // a signal makes work fail, too
+        Err(error)
+    })
+}
+
+fn measure(cli: &Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
     match &cli.command {
         Command::StoreFormat(args) => {
-            let report = store_format::run(&args.settings, &interrupt)?;
+            let report = store_format::run(&args.settings, interrupt)?;
             let text = match args.output {
                 Output::Table => report.table(),
                 Output::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -100,7 +107,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
         }
         Command::Filesystem(args) => {
-            let table = filesystem::run(&args.settings, &interrupt)?;
+            let table = filesystem::run(&args.settings, interrupt)?;
             let text = match args.output {
                 Output::Table => table.markdown(),
                 Output::Json => serde_json::to_string_pretty(&table)? + "\n",
@@ -116,7 +123,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             }
         }
         Command::Scale(args) => {
-            let figures = scale::run(&args.settings, &interrupt)?;
+            let figures = scale::run(&args.settings, interrupt)?;
             let text = match args.output {
                 Output::Table => figures.markdown(),
                 Output::Json => serde_json::to_string_pretty(&figures)? + "\n",

@@ -127,7 +127,7 @@ impl Run<'_> {
 
     /// hafsd with everything in `dir`. What it logs is no reason to lose figures: see [`Run::note`].
     fn hafsd(dir: &Path) -> Daemon {
-        Launch::new(dir).expect("").start()
+        Launch::new(dir).own_group().expect("").start()
     }
 
     /// Keeps what it has logged so far as warnings and errors.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub struct Launch {
     arguments: Vec<String>,
     program: Option<PathBuf>,
     expected: Vec<String>,
+    own_group: bool,
 }
 
 impl Launch {
@@ -46,6 +48,7 @@ impl Launch {
             arguments: Vec::new(),
             program: None,
             expected: Vec::new(),
+            own_group: false,
         }
     }
 
@@ -81,6 +84,13 @@ impl Launch {
     #[must_use]
     pub fn program(mut self, program: &Path) -> Self {
         self.program = Some(program.to_owned());
+        self
+    }
+
+    /// In a process group of its own: Ctrl-C on a terminal is not for it.
+    #[must_use]
+    pub fn own_group(mut self) -> Self {
+        self.own_group = true;
         self
     }
 
@@ -126,6 +136,9 @@ impl Launch {
             .env_remove("HAFS_SOCKET")
             .env_remove("NOTIFY_SOCKET");
         command.envs(self.variables.iter().cloned());
+        if self.own_group {
+            command.process_group(0);
+        }
         command
     }
 

@@ -103,9 +103,11 @@ pub(crate) fn version(program: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::fs;
 
     use super::*;
+    use crate::filesystem::process::wait_for;
+    use crate::interrupt::Interrupted;
 
     #[test]
     fn a_program_says_what_it_says_or_why_not() {
@@ -128,22 +130,23 @@ mod tests {
         let interrupt = Interrupt::default();
         let signalled = interrupt.clone();
         let dir = tempfile::tempdir().unwrap();
-        let started = dir.path().join("started");
-        let file = started.clone();
-        let begin = Instant::now();
+        let file = dir.path().join("started");
+        let started = file.clone();
         let worker = thread::spawn(move || {
-            // The shell's child holds the pipe: if it lived on, reading would not end.
             let mut command = Command::new("sh");
-            command.args(["-c", ": >\"$1\"; sleep 600; true", "sh"]);
-            output_unless(&interrupt, command.arg(file))
+            let script = "sleep 600 & echo $! > \"$1.new\"; mv \"$1.new\" \"$1\"; wait";
+            command.args(["-c", script, "sh"]);
+            output_unless(&interrupt, command.arg(started))
         });
-        while !started.exists() {
-            assert!(begin.elapsed() < Duration::from_secs(60), "no shell starts");
-            thread::park_timeout(Duration::from_millis(5));
-        }
+        let patient = Interrupt::default();
+        let limit = Duration::from_mins(1);
+        wait_for(&patient, limit, || Ok(file.exists())).unwrap();
         signalled.raise(2);
         let error = worker.join().unwrap().unwrap_err();
-        assert!(error.is::<crate::interrupt::Interrupted>(), "{error:#}");
-        assert!(begin.elapsed() < Duration::from_secs(300));
+        assert!(error.is::<Interrupted>(), "{error:#}");
+        let child = fs::read_to_string(&file).unwrap();
+        let stat = format!("/proc/{}/stat", child.trim());
+        let is_gone = || Ok(fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+        wait_for(&patient, limit, is_gone).unwrap();
     }
 }

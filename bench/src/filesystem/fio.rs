@@ -8,6 +8,28 @@ use serde_json::Value;
 
 use super::workload::Bench;
 
+/// Of every job. The fsync is in the time of writes; reads have none.
+pub(crate) const OPTIONS: &[&str] = &[
+    "--bs=4k",
+    "--invalidate=0",
+    "--fallocate=none",
+    "--overwrite=1",
+    "--randseed=7",
+    "--allow_file_create=0",
+    "--end_fsync=1",
+];
+const ENGINE: &str = "psync";
+/// Where several operations are under way.
+const ENGINE_DEEP: &str = "libaio";
+
+/// How jobs are run, for those who read the figures.
+pub(crate) fn options() -> String {
+    format!(
+        "{} --ioengine={ENGINE} (at QD16: {ENGINE_DEEP})",
+        OPTIONS.join(" ")
+    )
+}
+
 /// What one job came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
@@ -34,22 +56,11 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// Runs it. Random places are the same in each run, and no place comes twice before all came once.
     pub(crate) fn run(&self, bench: &Bench<'_>) -> anyhow::Result<Figures> {
-        let engine = if self.depth > 1 { "libaio" } else { "psync" };
+        let engine = if self.depth > 1 { ENGINE_DEEP } else { ENGINE };
         let text = bench.output(
             Command::new("fio")
-                .args([
-                    "--name=job",
-                    "--output-format=json",
-                    "--bs=4k",
-                    "--invalidate=0",
-                ])
-                .args([
-                    "--fallocate=none",
-                    "--overwrite=1",
-                    "--randseed=7",
-                    "--allow_file_create=0",
-                    "--end_fsync=1", // in the time of writes; reads have none
-                ])
+                .args(["--name=job", "--output-format=json"])
+                .args(OPTIONS)
                 .arg(format!("--rw={}", self.rw))
                 .arg(format!("--filename={}", self.file.display()))
                 .arg(format!("--size={}", self.file_bytes))

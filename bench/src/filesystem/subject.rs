@@ -105,6 +105,7 @@ impl Subject {
         fs::create_dir(&root)?;
         let daemon = Launch::new(&dir)
             .data_dir(&disk.join("hafs"))
+            .own_group()
             .expect("") // whatever it logs: `complaints` tells, and no figure is lost
             .start();
         let size = format!("{size_gib}GiB");

@@ -95,7 +95,10 @@ impl Versions {
                 format!("SQLite {number}")
             }),
             postgresql: workload::postgres_version(),
-            redis: version("redis-server"),
+            redis: version("redis-server").map(|version| {
+                // What follows tells how it was built.
+                version.split(" sha=").next().unwrap_or_default().to_owned()
+            }),
             git: version("git"),
             tar: version("tar"),
             grep: version("grep"),
@@ -134,6 +137,8 @@ impl Setup {
             on: subject.kind().name(),
             options: subject.options().to_owned(),
         }));
+        let programs = workload::options().into_iter();
+        setups.extend(programs.map(|(on, options)| Self { on, options }));
         setups
     }
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::command::output_unless;
+use super::fio;
 use super::source_tree::SourceTree;
 use super::subject::{Kind, Subject};
 use crate::interrupt::Interrupt;
@@ -155,6 +156,13 @@ impl Bench<'_> {
         let written = Written::now(self.disk)?;
         written.device_bytes.context("the disk does not count")
     }
+}
+
+/// How the programs of the workloads are run, for those who read the figures.
+pub(crate) fn options() -> Vec<(&'static str, String)> {
+    let mut all = vec![("fio", fio::options())];
+    all.extend(database::options());
+    all
 }
 
 /// What PostgreSQL says of its version.

@@ -20,6 +20,28 @@ const SQLITE_COMMITS: u64 = 2_000;
 const REDIS_COMMANDS: u64 = 20_000;
 const PGBENCH_SECONDS: u64 = 15;
 const PGBENCH_SCALE: u64 = 10;
+const CHECKSUMS: &str = "--data-checksums";
+/// Of the server; whatever else is PostgreSQL's default, fsync for one.
+const POSTGRES_OPTIONS: &[&str] = &[
+    "-c",
+    "listen_addresses=",
+    "-c",
+    "checkpoint_timeout=30min",
+    "-c",
+    "max_wal_size=4GB",
+    "-c",
+    "shared_buffers=256MB",
+];
+const REDIS_OPTIONS: &[&str] = &[
+    "--port",
+    "0",
+    "--save",
+    "",
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "always",
+];
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
@@ -104,7 +126,7 @@ fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
             .args([
                 "--auth=trust",
                 "--username=bench",
-                "--data-checksums",
+                CHECKSUMS,
                 "--no-instructions",
                 "-D",
             ])
@@ -116,15 +138,8 @@ fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         plain("postgres")
             .arg("-D")
             .arg(&data)
-            .args([
-                "-c",
-                "listen_addresses=",
-                "-c",
-                "checkpoint_timeout=30min",
-                "-c",
-                "max_wal_size=4GB",
-            ])
-            .args(["-c", "shared_buffers=256MB", "-k"])
+            .args(POSTGRES_OPTIONS)
+            .arg("-k")
             .arg(socket.path()),
         &bench.aside.join("postgres.log"),
         Signal::INT, // PostgreSQL's fast shutdown
@@ -173,16 +188,7 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let _server = Process::start(
         bench.interrupt,
         Command::new("redis-server")
-            .args([
-                "--port",
-                "0",
-                "--save",
-                "",
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-            ])
+            .args(REDIS_OPTIONS)
             .args(["--unixsocket"])
             .arg(&socket)
             .arg("--dir")
@@ -225,6 +231,21 @@ fn postgres_user() -> anyhow::Result<(u32, u32)> {
     let mut fields = line.context("no user postgres")?.split(':').skip(1);
     let mut number = || fields.next().and_then(|field| field.parse().ok());
     number().zip(number()).context("user postgres: no numbers")
+}
+
+/// How the servers are run, for those who read the figures.
+pub(super) fn options() -> [(&'static str, String); 2] {
+    let scale = format!("pgbench: scale {PGBENCH_SCALE}, {PGBENCH_SECONDS} s, 2 threads");
+    [
+        (
+            "PostgreSQL",
+            format!("{CHECKSUMS} {}; {scale}", POSTGRES_OPTIONS.join(" ")),
+        ),
+        (
+            "Redis",
+            format!("{}; values of 128 bytes", REDIS_OPTIONS.join(" ")),
+        ),
+    ]
 }
 
 /// What the server says of its version.
