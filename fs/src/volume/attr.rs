@@ -20,6 +20,10 @@ impl Volume {
     }
 
     /// Changes attributes; the answer is what they are then. Cutting a long file takes several records.
+    ///
+    /// # Errors
+    /// [`FsError::TooBig`], and [`FsError::IsDirectory`] or [`FsError::Invalid`] for the size of what has none. [`FsError::NoSpace`] if
+    /// the disk has no room for the log: a long file may be cut in part then.
     pub fn setattr(&self, caller: Caller, ino: Ino, set: &SetAttr) -> Result<Attr, FsError> {
         if set.size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(FsError::TooBig);

@@ -174,7 +174,11 @@ impl Volume {
         Ok(u32::try_from(data.len()).expect("at most 1 MiB"))
     }
 
-    /// Reserves, empties or zeroes a range. `EFBIG` past the largest file; long ranges take several records.
+    /// Reserves, empties or zeroes a range; long ranges take several records.
+    ///
+    /// # Errors
+    /// [`FsError::TooBig`] past the largest file, [`FsError::Invalid`] for no bytes, [`FsError::NoSpace`]: a part may be done
+    /// then.
     pub fn fallocate(
         &self,
         caller: Caller,
@@ -219,6 +223,9 @@ impl Volume {
     }
 
     /// The next byte at or after `offset` that was written, or was not. The end of the file counts as a hole.
+    ///
+    /// # Errors
+    /// [`FsError::NoSuchOffset`] past the end, or without more data.
     pub fn seek(&self, ino: Ino, offset: u64, to: SeekTo) -> Result<u64, FsError> {
         let mut at = offset;
         loop {
@@ -230,6 +237,9 @@ impl Volume {
     }
 
     /// Copies bytes between files, or within one where the ranges do not overlap; returns how many, which may be fewer.
+    ///
+    /// # Errors
+    /// [`FsError::Invalid`] for ranges that overlap; else as [`Self::read`] and [`Self::write`], if nothing was copied.
     pub fn copy_file_range(
         &self,
         caller: Caller,

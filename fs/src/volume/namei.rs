@@ -27,6 +27,9 @@ const S_ISGID: u16 = 0o2000;
 
 impl Volume {
     /// Attributes of the inode that `name` in `parent` points to. `.` and `..` are names too.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`] without such a name, [`FsError::NotDirectory`], [`FsError::NameTooLong`].
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         let _core = self.inner.core.read();
         let dir = self.inner.load_inode(parent)?;
@@ -57,6 +60,10 @@ impl Volume {
     }
 
     /// Makes a file, pipe, socket or device. `mode`: type bits (`S_IFREG`, ...) and permissions as asked for.
+    ///
+    /// # Errors
+    /// [`FsError::Exists`], [`FsError::NameTooLong`], [`FsError::Invalid`] for a name or a type that is none,
+    /// [`FsError::NotFound`] in a directory that was removed, [`FsError::NoSpace`] if it has waited for room in vain.
     pub fn mknod(
         &self,
         caller: Caller,
@@ -93,6 +100,9 @@ impl Volume {
     }
 
     /// Makes a directory. `mode`: permissions as asked for.
+    ///
+    /// # Errors
+    /// As [`Self::mknod`].
     pub fn mkdir(
         &self,
         caller: Caller,
@@ -105,6 +115,9 @@ impl Volume {
     }
 
     /// Makes a symlink to `target`, 1 to 4095 bytes.
+    ///
+    /// # Errors
+    /// As [`Self::mknod`]; [`FsError::NotFound`] for an empty target, [`FsError::NameTooLong`] for a longer one.
     pub fn symlink(
         &self,
         caller: Caller,
@@ -192,7 +205,11 @@ impl Volume {
         })
     }
 
-    /// Gives an inode another name. Not for directories, not for an inode without a name.
+    /// Gives an inode another name.
+    ///
+    /// # Errors
+    /// As [`Self::mknod`]; [`FsError::NotPermitted`] for a directory, [`FsError::NotFound`] for an inode without a name,
+    /// [`FsError::TooManyLinks`].
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         check_new_name(name)?;
         self.inner.need_space(NAME_SPACE_BYTES)?;
@@ -230,6 +247,9 @@ impl Volume {
     }
 
     /// Removes a name that is not a directory's. An inode without a name becomes an orphan.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`], [`FsError::IsDirectory`]. [`FsError::NoSpace`] only if the disk has no room for the log.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         check_old_name(name)?;
         self.inner.transact(|txn, _| {
@@ -246,6 +266,9 @@ impl Volume {
     }
 
     /// Removes an empty directory; it becomes an orphan.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`], [`FsError::NotDirectory`], [`FsError::NotEmpty`], [`FsError::Invalid`] for `.`.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         match name {
             b"." => return Err(FsError::Invalid),
@@ -268,6 +291,11 @@ impl Volume {
     }
 
     /// Renames, in one step that a crash cannot split.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`], [`FsError::Exists`] where the new name must be free, [`FsError::IsDirectory`],
+    /// [`FsError::NotDirectory`] and [`FsError::NotEmpty`] for a new name that cannot be replaced, [`FsError::Invalid`] for a
+    /// directory below itself.
     pub fn rename(
         &self,
         caller: Caller,

@@ -15,6 +15,10 @@ const LIST_BYTES_MAX: usize = 65536;
 
 impl Volume {
     /// Sets an attribute: a value of up to 64 KiB. Access control lists have [`Self::set_acl`].
+    ///
+    /// # Errors
+    /// [`FsError::Range`] for a name of no or too many bytes, [`FsError::XattrTooBig`], [`FsError::Exists`] and
+    /// [`FsError::NoXattr`] as `mode` says, [`FsError::NoSpace`].
     pub fn setxattr(
         &self,
         _caller: Caller,
@@ -67,6 +71,9 @@ impl Volume {
     }
 
     /// Removes an attribute. An access control list may also be missing.
+    ///
+    /// # Errors
+    /// [`FsError::NoXattr`].
     pub fn removexattr(&self, _caller: Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         self.inner.transact(|txn, _| {
             let mut inode = txn.inode(ino)?;
