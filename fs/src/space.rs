@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, StatVfs};
 
 use crate::error::{FsError, with_causes};
 use crate::store::syncfile::io_error;
@@ -31,6 +31,31 @@ const SEGMENT_SHARE_MAX: u64 = 40;
 /// With less free than this, opening a store begins with giving up its ballast: RocksDB writes some files when it opens, and so
 /// does the control store before.
 const OPEN_BYTES_MIN: u64 = 24 << 20;
+
+/// A disk's size, and what of it is free for whoever is not root, bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskBytes {
+    pub(crate) total: u64,
+    pub(crate) free: u64,
+}
+
+impl DiskBytes {
+    /// Of the disk under `path`.
+    pub(crate) fn under(path: &Path) -> Result<Self, FsError> {
+        let disk =
+            rustix::fs::statvfs(path).map_err(|errno| io_error("statvfs", path)(errno.into()))?;
+        Ok(disk.into())
+    }
+}
+
+impl From<StatVfs> for DiskBytes {
+    fn from(disk: StatVfs) -> Self {
+        Self {
+            total: disk.f_blocks.saturating_mul(disk.f_frsize),
+            free: disk.f_bavail.saturating_mul(disk.f_frsize),
+        }
+    }
+}
 
 /// The disk under a directory.
 #[derive(Debug)]
@@ -125,8 +150,7 @@ impl DiskSpace {
             path: self.path.clone(),
             source: errno.into(),
         })?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+        let DiskBytes { total, free } = disk.into();
         let reserve = reserve(total);
         let available = free.saturating_add(held).saturating_sub(reserve);
         self.available.store(available, Ordering::Relaxed);
@@ -163,9 +187,7 @@ impl Ballast {
     /// it is part of the reserve.
     pub(crate) fn new(dir: &Path, wanted: u64) -> Result<Self, FsError> {
         let path = dir.join(BALLAST);
-        let disk =
-            rustix::fs::statvfs(dir).map_err(|errno| io_error("statvfs", dir)(errno.into()))?;
-        let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+        let total = DiskBytes::under(dir)?.total;
         let held = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         Ok(Self {
             path,
@@ -227,11 +249,7 @@ fn remove_ballast(path: &Path) {
 ///
 /// hafsd also calls it for all stores of a node before it starts on a full disk. Changes nothing that a store needs.
 pub fn make_room_to_open(dir: &Path) {
-    let free = |dir: &Path| {
-        rustix::fs::statvfs(dir)
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
-    };
-    if free(dir) < OPEN_BYTES_MIN {
+    if DiskBytes::under(dir).is_ok_and(|disk| disk.free < OPEN_BYTES_MIN) {
         remove_ballast(&dir.join(BALLAST));
     }
 }

@@ -31,10 +31,11 @@ use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::error::{FsError, with_causes};
+use crate::space::DiskBytes;
 use crate::store::key::{LocalTable, Table, key_ino, row_body};
 use crate::store::memtable::{AnyTable, Batch, Layers, Memtables, MergedRows, Order};
 use crate::store::segment::Segments;
-use crate::store::syncfile::{free_bytes, io_error, sync_dir, write_file_durably};
+use crate::store::syncfile::{io_error, sync_dir, write_file_durably};
 
 pub(crate) mod codec;
 pub(crate) mod digest;
@@ -431,7 +432,7 @@ impl Store {
     /// # Errors
     /// [`FsError::NoSpace`] if the disk has no room for it: nothing is lost, and another flush brings it along.
     pub(crate) fn flush(&self, sealed: &Layers) -> Result<(), FsError> {
-        if free_bytes(&self.dir)? < self.flush_bytes() {
+        if DiskBytes::under(&self.dir)?.free < self.flush_bytes() {
             return Err(FsError::NoSpace);
         }
         // One batch: RocksDB never holds a part of it.

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,9 +21,10 @@ use parking_lot::Mutex;
 
 use crate::error::FsError;
 use crate::record::{Record, chain};
+use crate::space::DiskBytes;
 use crate::store::codec::Reader;
 use crate::store::key::{CHAIN_BYTES, Chain, LogPlace, SegmentId};
-use crate::store::syncfile::{SyncFile, Syncer, free_bytes, io_error};
+use crate::store::syncfile::{SyncFile, Syncer, full_or, io_error};
 
 const FILE_MAGIC: &[u8; 8] = b"HAFSLOG\0";
 const FILE_VERSION: u8 = 1;
@@ -454,11 +455,11 @@ fn open_next(
         .read(true)
         .write(true)
         .open(&spare)
-        .map_err(space_or("open", &spare))
+        .map_err(full_or("open", &spare))
         .and_then(|file| {
             let file = Arc::new(SyncFile::new(file, path.clone()));
             file.write_at(&header, 0)?;
-            fs::rename(&spare, &path).map_err(space_or("rename", &spare))?;
+            fs::rename(&spare, &path).map_err(full_or("rename", &spare))?;
             Ok(file)
         });
     match named {
@@ -471,14 +472,6 @@ fn open_next(
             spares.ready.lock().paths.push(spare);
             Err(error)
         }
-    }
-}
-
-/// A full disk is told apart from a failing one: it loses nothing, and has room again one day.
-fn space_or(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
-        _ => io_error(op, path)(error),
     }
 }
 
@@ -528,7 +521,7 @@ impl Spares {
         if self.len() > 0 {
             return Ok(());
         }
-        if free_bytes(&self.dir)? < 2 * self.file_bytes {
+        if DiskBytes::under(&self.dir)?.free < 2 * self.file_bytes {
             return Err(FsError::NoSpace);
         }
         let path = self.make()?;
@@ -565,7 +558,7 @@ impl Spares {
         });
         if let Err(error) = written {
             let _ = fs::remove_file(&path); // the error that matters is the first
-            return Err(space_or("preallocate", &path)(error));
+            return Err(full_or("preallocate", &path)(error));
         }
         Ok(path)
     }
@@ -588,7 +581,7 @@ impl Spares {
             return fs::remove_file(path).map_err(io_error("remove", path));
         }
         let spare = self.name();
-        match fs::rename(path, &spare).map_err(space_or("rename", path)) {
+        match fs::rename(path, &spare).map_err(full_or("rename", path)) {
             Ok(()) => {
                 self.ready.lock().paths.push(spare);
                 Ok(())

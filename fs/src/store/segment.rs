@@ -22,7 +22,7 @@ use rustix::fs::FallocateFlags;
 use crate::error::{FsError, with_causes};
 use crate::store::key::{CRC_PAGE_BYTES, SegmentId, SegmentPlace, stored_bytes};
 use crate::store::logfile::ChunkPlace;
-use crate::store::syncfile::{SyncFile, Syncer, io_error};
+use crate::store::syncfile::{SyncFile, Syncer, full, full_or, io_error};
 use crate::types::Ino;
 
 const MAGIC: &[u8; 8] = b"HAFSSEG\0";
@@ -567,29 +567,6 @@ fn preallocate_some(file: &SyncFile, end: u64, least: u64, most: u64) -> Result<
                 }
             }
         }
-    }
-}
-
-/// A full disk is [`FsError::NoSpace`]: nothing is lost by it.
-fn full_or(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
-    let other = io_error(op, path);
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FsError::NoSpace,
-        _ => other(error),
-    }
-}
-
-fn full(error: FsError) -> FsError {
-    match error {
-        FsError::Io { ref source, .. }
-            if matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ) =>
-        {
-            FsError::NoSpace
-        }
-        error => error,
     }
 }
 

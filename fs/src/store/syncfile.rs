@@ -23,6 +23,27 @@ pub(crate) fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) 
     move |source| FsError::Io { op, path, source }
 }
 
+/// The same, but a full disk is [`FsError::NoSpace`]: it loses nothing, and has room again one day.
+pub(crate) fn full_or(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
+    let named = io_error(op, path);
+    move |error| full(named(error))
+}
+
+/// The same for an error that has its name.
+pub(crate) fn full(error: FsError) -> FsError {
+    match error {
+        FsError::Io { source, .. } if is_full(&source) => FsError::NoSpace,
+        error => error,
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// One file.
 #[derive(Debug)]
 pub(crate) struct SyncFile {
@@ -98,14 +119,6 @@ fn sync_data(file: &File, path: &Path) -> Result<(), FsError> {
     rustix::fs::fdatasync(file)
         .map_err(io::Error::from)
         .map_err(io_error("sync", path))
-}
-
-/// Bytes that the disk under `path` has free for this process, its reserve included.
-pub(crate) fn free_bytes(path: &Path) -> Result<u64, FsError> {
-    let disk = rustix::fs::statvfs(path)
-        .map_err(io::Error::from)
-        .map_err(io_error("statvfs", path))?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Syncs a directory, so that names made in it outlive a power cut.
