@@ -47,13 +47,15 @@ mod collect;
 mod data;
 mod namei;
 mod open;
+mod read;
+mod reclaim;
 mod recover;
 mod repair;
 pub(crate) mod room;
 pub(crate) mod txn;
 mod xattr;
 
-pub(crate) use data::report_unreclaimed;
+pub(crate) use reclaim::report_unreclaimed;
 pub use repair::Repair;
 
 /// What a volume is used for: sets how its bytes are cut into chunks, and how far reads run ahead.

@@ -1,4 +1,4 @@
-//! Bytes: read, write, holes, preallocation, copies. What a file holds is a set of extents that do not overlap.
+//! Bytes: writing, holes, preallocation, copies. What a file holds is a set of extents that do not overlap.
 //!
 //! A write's bytes are cut at multiples of the chunk size. What is small travels inside the record; the rest is appended to
 //! a segment before the write lock is taken, so that several writers hash and copy side by side.
@@ -14,15 +14,14 @@ use super::room::RECLAIM_WAIT_MAX;
 use super::txn::{NewPiece, Txn};
 use super::{Inner, Volume, chunk_place};
 use crate::clock;
-use crate::error::{FsError, with_causes};
+use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
 use crate::store::Row;
 use crate::store::key::{
-    Extent, ExtentSource, FILE_BYTES_MAX, LocalTable, Place, SegmentPlace, Table, extent_key,
-    piece_key, row_body, stored_bytes,
+    Extent, ExtentSource, FILE_BYTES_MAX, LocalTable, Place, Table, extent_key, piece_key,
+    row_body, stored_bytes,
 };
 use crate::store::logfile::ChunkPlace;
-use crate::store::segment::{Segment, Segments};
 use crate::types::{Caller, FallocateMode, Ino, SeekTo};
 
 /// Longest write: what FUSE sends at most, so that a record names a bounded number of pieces.
@@ -30,7 +29,7 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 /// The largest attribute with its name, as it counts against the volume's size.
 const ATTRIBUTE_BYTES_MAX: u64 = 66 << 10;
 /// Extents that are looked at before others may have the write lock: some milliseconds.
-const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
+pub(super) const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
 /// Bytes that one copy_file_range copies before it answers.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 
@@ -59,26 +58,6 @@ enum Sought {
     Further(u64),
 }
 
-/// A read: what was found under the lock, and what is to be read once it is released.
-struct ReadPlan {
-    ino: Ino,
-    offset: u64,
-    bytes: Vec<u8>,
-    chunks: Vec<ChunkRead>,
-}
-
-/// Where bytes of a read come from, once the lock is released.
-struct ChunkRead {
-    /// Where in the answer.
-    at: usize,
-    len: usize,
-    segment: Segment,
-    place: SegmentPlace,
-    hash: [u8; 32],
-    /// Where in the chunk.
-    skip: usize,
-}
-
 /// A write whose bytes are stored and wait for their records.
 struct PendingWrite {
     ino: Ino,
@@ -105,20 +84,6 @@ struct PendingPiece {
 }
 
 impl Volume {
-    /// Reads up to `len` bytes from `offset`; fewer only at the end of the file. As they were at one moment, unless they lie
-    /// in thousands of pieces.
-    ///
-    /// # Errors
-    /// [`FsError::Damaged`] if stored bytes do not match their checksum: wrong bytes are never returned.
-    pub fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let mut plan = self.inner.plan_read(ino, offset, len)?;
-        for chunk in plan.chunks {
-            let part = &mut plan.bytes[chunk.at..chunk.at + chunk.len];
-            Segments::read(&chunk.segment, &chunk.place, &chunk.hash, chunk.skip, part)?;
-        }
-        Ok(plan.bytes)
-    }
-
     /// Writes `data` at `offset`; returns how much was written: all, or the first MiB of more.
     ///
     /// `kill_priv`: clear setuid, setgid and capabilities. `cached`: the bytes come from the kernel's writeback cache,
@@ -279,36 +244,6 @@ impl Volume {
         }
         Ok(copied)
     }
-
-    /// The kernel holds no reference to this orphan any more: its space is given back. Other inodes are left alone.
-    ///
-    /// # Errors
-    /// It stays on its durable list, perhaps with a part of its bytes: to be tried again. [`FsError::NoSpace`]: there is
-    /// no room for the records.
-    pub fn reclaim(&self, ino: Ino) -> Result<(), FsError> {
-        fail::fail_point!("reclaim", |_| Err(FsError::NoSpace));
-        while self.inner.reclaim_some(ino)? {}
-        Ok(())
-    }
-
-    /// Reclaims all orphans: for a volume that nothing has mounted. Returns how many. What cannot be reclaimed is logged,
-    /// keeps no other from it, and stays on the durable list.
-    pub fn reclaim_orphans(&self) -> u64 {
-        let mut reclaimed = 0;
-        for ino in self.orphans() {
-            match self.reclaim(ino) {
-                Ok(()) => reclaimed += 1,
-                Err(error) => {
-                    report_unreclaimed(&error, ino);
-                    // It is the same for all others.
-                    if matches!(error, FsError::NoSpace | FsError::Failed) {
-                        break;
-                    }
-                }
-            }
-        }
-        reclaimed
-    }
 }
 
 impl Inner {
@@ -360,82 +295,6 @@ impl Inner {
             SeekTo::Data => Err(FsError::NoSuchOffset),
             SeekTo::Hole => Ok(Sought::Found(at.min(inode.size))),
         }
-    }
-
-    /// Copies inline bytes, and says which parts of which chunks make up the rest. Holes stay zero.
-    fn plan_read(&self, ino: Ino, offset: u64, len: u32) -> Result<ReadPlan, FsError> {
-        let mut core = self.core.read();
-        let inode = self.load_inode(ino)?;
-        check_file(&inode)?;
-        let end = offset.saturating_add(u64::from(len)).min(inode.size);
-        let mut plan = ReadPlan {
-            ino,
-            offset,
-            bytes: vec![0; index(end.saturating_sub(offset))],
-            chunks: Vec::new(),
-        };
-        let mut at = offset;
-        while at < end && inode.extent_bytes > 0 {
-            let mut next = end;
-            for (seen, extent) in self.extents(ino, at, end).enumerate() {
-                let (start, extent, _) = extent?;
-                if seen >= EXTENTS_SEEN_MAX {
-                    next = start;
-                    break;
-                }
-                self.plan_extent(&mut plan, start, &extent)?;
-            }
-            at = next;
-            if at < end {
-                RwLockReadGuard::bump(&mut core);
-            }
-        }
-        Ok(plan)
-    }
-
-    fn plan_extent(&self, plan: &mut ReadPlan, start: u64, extent: &Extent) -> Result<(), FsError> {
-        let ExtentSource::Piece {
-            id,
-            skip,
-            piece_len,
-            hash,
-        } = extent.source
-        else {
-            return Ok(());
-        };
-        let ino = plan.ino;
-        let from = start.max(plan.offset);
-        let to = (start + extent.len).min(plan.offset + plan.bytes.len() as u64);
-        let skip = skip as usize + index(from - start);
-        let (at, len) = (index(from - plan.offset), index(to - from));
-        let Some(raw) = self.store.local(LocalTable::Piece, &piece_key(id))? else {
-            let detail = "this copy has lost the place of the bytes";
-            return Err(FsError::Damaged {
-                ino,
-                offset: from,
-                len: to - from,
-                detail,
-            });
-        };
-        match Place::decode(&raw)? {
-            Place::Inline(piece) => match piece.get(skip..skip + len) {
-                Some(part) => plan.bytes[at..at + len].copy_from_slice(part),
-                None => return Err(shorter_than_its_extent(ino, from, to)),
-            },
-            Place::Segment(place) if place.len == piece_len => {
-                let segment = self.store.segments.open_for(&place)?;
-                plan.chunks.push(ChunkRead {
-                    at,
-                    len,
-                    segment,
-                    place,
-                    hash,
-                    skip,
-                });
-            }
-            Place::Segment(_) => return Err(shorter_than_its_extent(ino, from, to)),
-        }
-        Ok(())
     }
 
     /// Cuts `from..to` out of a file's extents, from the end on, at most one record's worth. The caller takes `freed` off
@@ -740,45 +599,9 @@ impl Inner {
         }
         Ok((holes, at.max(to)))
     }
-
-    /// One record of a reclaim. True if there is more to do.
-    fn reclaim_some(&self, ino: Ino) -> Result<bool, FsError> {
-        self.transact(|txn, totals| {
-            if !totals.orphans.contains(&ino) {
-                return Ok(false);
-            }
-            let mut inode = txn.inode(ino)?;
-            if let Cut::Some { freed, from } = self.cut(txn, ino, 0, u64::MAX)? {
-                inode.extent_bytes -= freed;
-                inode.size = inode.size.min(from);
-                txn.put_inode(ino, &inode)?;
-                return Ok(true);
-            }
-            let more = self.del_xattrs(txn, ino)?;
-            if more {
-                inode.extent_bytes = 0;
-                inode.size = 0;
-                txn.put_inode(ino, &inode)?;
-                return Ok(true);
-            }
-            txn.del_inode(ino)?;
-            Ok(false)
-        })
-    }
 }
 
-/// A person must look where an orphan itself is the reason. A full disk is no news, and a volume that failed has said so.
-pub(crate) fn report_unreclaimed(error: &FsError, ino: Ino) {
-    let is_alarming = !matches!(error, FsError::NoSpace | FsError::Failed);
-    let error = with_causes(error);
-    if is_alarming {
-        tracing::warn!(error, %ino, "orphan not reclaimed");
-    } else {
-        tracing::debug!(error, %ino, "orphan not reclaimed");
-    }
-}
-
-fn index(len: u64) -> usize {
+pub(super) fn index(len: u64) -> usize {
     usize::try_from(len).expect("lengths within a read or a chunk fit")
 }
 
@@ -801,20 +624,9 @@ fn whole_piece(piece: &NewPiece) -> Extent {
     }
 }
 
-fn shorter_than_its_extent(ino: Ino, from: u64, to: u64) -> FsError {
-    let detail = "the stored piece is not as long as its extent says";
-    FsError::Damaged {
-        ino,
-        offset: from,
-        len: to - from,
-        detail,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::key::ino_key;
     use crate::volume::VolumeSettings;
     use crate::volume::tests::{Fixture, assert_clean, file, settings};
 
@@ -971,23 +783,6 @@ mod tests {
         assert!(on_disk < 6 << 20, "{on_disk} bytes of segments");
         assert_eq!(volume.read(there, 0, 1 << 17).unwrap(), [1; 1 << 17]);
         assert_clean(&volume);
-    }
-
-    #[test]
-    fn an_orphan_that_cannot_be_reclaimed_keeps_no_other_from_it() {
-        let mut fixture = Fixture::new();
-        let volume = fixture.open();
-        let inos = [b"a", b"b", b"c"].map(|name| {
-            let ino = file(&volume, name);
-            volume.unlink(Ino::ROOT, name).unwrap();
-            ino
-        });
-        let store = &volume.inner.store;
-        let mut batch = crate::store::memtable::Batch::default();
-        batch.put(Table::Inode, &ino_key(inos[0]), b"damaged".to_vec());
-        store.write(batch);
-        assert_eq!(volume.reclaim_orphans(), 2);
-        assert_eq!(volume.orphans(), [inos[0]]);
     }
 
     #[test]
