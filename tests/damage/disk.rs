@@ -369,7 +369,8 @@ fn a_truncation_that_a_full_disk_interrupts_has_cut_a_part_and_is_ended_later() 
     for n in 0..PIECES {
         volume.write(ino, n, b"x", false, false).unwrap();
     }
-    fixture.fault(&[Request::Write], Errno::NOSPC, "/log/spare");
+    // Of the log's next file.
+    fixture.fault(&[Request::Name], Errno::NOSPC, "/log/");
     let truncate = || {
         let set = SetAttr {
             size: Some(10),

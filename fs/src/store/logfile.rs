@@ -24,7 +24,7 @@ use crate::record::{Record, chain};
 use crate::space::DiskBytes;
 use crate::store::codec::Reader;
 use crate::store::key::{CHAIN_BYTES, Chain, LogPlace, SegmentId};
-use crate::store::syncfile::{SyncFile, Syncer, full_or, io_error};
+use crate::store::syncfile::{SyncFile, Syncer, full, full_or, io_error};
 
 const FILE_MAGIC: &[u8; 8] = b"HAFSLOG\0";
 const FILE_VERSION: u8 = 1;
@@ -458,7 +458,7 @@ fn open_next(
         .map_err(full_or("open", &spare))
         .and_then(|file| {
             let file = Arc::new(SyncFile::new(file, path.clone()));
-            file.write_at(&header, 0)?;
+            file.write_at(&header, 0).map_err(full)?;
             fs::rename(&spare, &path).map_err(full_or("rename", &spare))?;
             Ok(file)
         });

@@ -172,9 +172,8 @@ mod tests {
         volume.write(big, 0, &[1; 1 << 20], false, false).unwrap();
         let write = || at_once(|| volume.write(small, 0, &[2; 32 << 10], false, false));
         let mode = FallocateMode::Allocate { keep_size: false };
-        let name = [b'n'; 8];
-        let make = |n: u8| {
-            let name = [&name[..], &[n]].concat();
+        let make = |n: u32| {
+            let name = format!("name-{n}").into_bytes();
             at_once(|| volume.mknod(Caller::ROOT, Ino::ROOT, &name, libc::S_IFREG, 0))
         };
         // Nothing was deleted, so there is nothing to wait for.
@@ -183,17 +182,20 @@ mod tests {
             Some(Ok(_)) => None,
             other => Some(other),
         });
-        assert!(matches!(made, Some(Some(Err(FsError::NoSpace)))));
+        assert!(
+            matches!(made, Some(Some(Err(FsError::NoSpace)))),
+            "{made:?}"
+        );
         volume.unlink(Ino::ROOT, b"big").unwrap();
         let head = volume.status().head;
         assert!(write().is_none());
-        assert!(make(255).is_none());
+        assert!(make(u32::MAX).is_none());
         let long = at_once(|| volume.fallocate(Caller::ROOT, small, 0, 1 << 40, mode));
         assert!(matches!(long, Some(Err(FsError::NoSpace))));
         assert_eq!(volume.status().head, head);
         assert!(volume.reclaim(big).is_ok());
         assert!(matches!(write(), Some(Ok(_))));
-        assert!(matches!(make(255), Some(Ok(_))));
+        assert!(matches!(make(u32::MAX), Some(Ok(_))));
         assert_eq!(PATIENCE.get(), Patience::Any);
     }
 }
