@@ -173,20 +173,24 @@ mod tests {
         let write = || at_once(|| volume.write(small, 0, &[2; 32 << 10], false, false));
         let mode = FallocateMode::Allocate { keep_size: false };
         let make = |n: u32| {
-            let name = format!("name-{n}").into_bytes();
-            at_once(|| volume.mknod(Caller::ROOT, Ino::ROOT, &name, libc::S_IFREG, 0))
+            let name = n.to_string();
+            at_once(|| volume.mknod(Caller::ROOT, Ino::ROOT, name.as_bytes(), libc::S_IFREG, 0))
+        };
+        let mut names = 0..;
+        let mut fill = || {
+            let refused = names.find_map(|n| match make(n) {
+                Some(Ok(_)) => None,
+                other => Some(other),
+            });
+            refused.expect("names take space")
         };
         // Nothing was deleted, so there is nothing to wait for.
         assert!(matches!(write(), Some(Err(FsError::NoSpace))));
-        let made = (0..).find_map(|n| match make(n) {
-            Some(Ok(_)) => None,
-            other => Some(other),
-        });
-        assert!(
-            matches!(made, Some(Some(Err(FsError::NoSpace)))),
-            "{made:?}"
-        );
+        let made = fill();
+        assert!(matches!(made, Some(Err(FsError::NoSpace))), "{made:?}");
         volume.unlink(Ino::ROOT, b"big").unwrap();
+        // Its name is gone at once.
+        assert!(fill().is_none());
         let head = volume.status().head;
         assert!(write().is_none());
         assert!(make(u32::MAX).is_none());
