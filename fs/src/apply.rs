@@ -75,26 +75,96 @@ pub(crate) struct Step {
 ///
 /// # Errors
 /// Nothing was changed if this fails.
-pub(crate) fn apply(store: &Store, totals: &mut Totals, step: &Step) -> Result<(), FsError> {
-    fold(store, totals, step)?.write(store, totals);
+pub(crate) fn apply(store: &Store, totals: &mut Totals, step: Step) -> Result<(), FsError> {
+    let sums = Sums::after(&totals.applied, &step.changes)?;
+    fold(store, totals, step, sums)?.write(store, totals);
     Ok(())
 }
 
-/// What a record makes of the state, worked out and not written yet.
+/// What rows sum up to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sums {
+    used_bytes: u64,
+    inodes: u64,
+    next_ino: Ino,
+}
+
+impl Sums {
+    /// The sums of a state with these changes.
+    ///
+    /// # Errors
+    /// [`FsError::Corrupt`]: rows, new or old, are no rows, or the sums cannot be theirs.
+    pub(crate) fn after(applied: &Applied, changes: &[Change]) -> Result<Self, FsError> {
+        let mut sums = Self {
+            used_bytes: applied.used_bytes,
+            inodes: applied.inodes,
+            next_ino: applied.next_ino,
+        };
+        for change in changes {
+            sums.take(change)?;
+        }
+        Ok(sums)
+    }
+
+    fn take(&mut self, change: &Change) -> Result<(), FsError> {
+        let charged = |body: &[u8]| charged_bytes(change.table, &change.key, body);
+        let missing =
+            || FsError::Corrupt(format!("the sums miss a row of {}", change.table.name()));
+        let is_inode = change.table == Table::Inode;
+        if let Some(old) = &change.old {
+            let used = self.used_bytes.checked_sub(charged(row_body(old)?)?);
+            self.used_bytes = used.ok_or_else(missing)?;
+            if is_inode {
+                self.inodes = self.inodes.checked_sub(1).ok_or_else(missing)?;
+            }
+        }
+        if let Some(body) = &change.new {
+            let bounds =
+                || FsError::Corrupt(format!("a row of {} past all bounds", change.table.name()));
+            let used = self.used_bytes.checked_add(charged(body)?);
+            self.used_bytes = used.ok_or_else(bounds)?;
+            if is_inode {
+                self.inodes += 1;
+                let after = key_ino(&change.key)?.0.checked_add(1).ok_or_else(bounds)?;
+                self.next_ino = self.next_ino.max(Ino(after));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses changes by which a volume of `size_bytes`, whose state is `applied`, would outgrow its size. What does not grow
+    /// is always allowed, so that a volume that is too full can be emptied.
+    pub(crate) fn check_quota(&self, applied: &Applied, size_bytes: u64) -> Result<(), FsError> {
+        if self.used_bytes > applied.used_bytes && self.used_bytes > size_bytes {
+            return Err(FsError::NoSpace);
+        }
+        Ok(())
+    }
+}
+
+/// A record that is read to the end: writing what it makes of the state cannot fail.
+#[derive(Debug)]
 pub(crate) struct Folded {
-    batch: Batch,
-    applied: Applied,
+    step: Step,
+    sums: Sums,
+    /// Rows of this copy's own books.
+    books: Batch,
     epochs: Option<Vec<EpochStart>>,
     uses: SegmentDeltas,
     /// Inodes that become orphans, or are none any more.
     orphans: Vec<(Ino, bool)>,
 }
 
-/// Reads what applying a record takes.
+/// Reads what applying a record takes. `sums` are those after it.
 ///
 /// # Errors
 /// Rows that it needs cannot be read.
-pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded, FsError> {
+pub(crate) fn fold(
+    store: &Store,
+    totals: &Totals,
+    step: Step,
+    sums: Sums,
+) -> Result<Folded, FsError> {
     assert_eq!(
         step.pos.lsn,
         totals.applied.pos.lsn.next(),
@@ -106,40 +176,33 @@ pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded
         .filter(|change| change.table == Table::Orphan)
         .map(|change| Ok((key_ino(&change.key)?, change.new.is_some())))
         .collect::<Result<_, FsError>>()?;
-    let mut batch = Batch::default();
-    let mut applied = totals.applied.clone();
+    let mut books = Batch::default();
     let mut epochs = None;
     if step.kind == RecordKind::EpochStart {
         let mut table = totals.epochs.clone();
         table.push(EpochStart {
             first: step.pos,
-            chain_before: applied.chain,
+            chain_before: totals.applied.chain,
         });
-        batch.put(LocalTable::Local, EPOCHS_KEY, encode_epochs(&table));
+        books.put(LocalTable::Local, EPOCHS_KEY, encode_epochs(&table));
         epochs = Some(table);
-    }
-    for change in &step.changes {
-        fold_row(&mut batch, &mut applied, step.pos, change)?;
     }
     let mut uses = SegmentDeltas::default();
     for (id, place) in &step.pieces {
-        place_piece(&mut batch, *id, place);
+        place_piece(&mut books, *id, place);
         if let Place::Segment(place) = place {
             uses.add(place);
         }
     }
     for id in dead_pieces(store, &step.changes)? {
-        if let Some(place) = forget_piece(store, &mut batch, id) {
+        if let Some(place) = forget_piece(store, &mut books, id) {
             uses.remove(&place);
         }
     }
-    applied.pos = step.pos;
-    applied.chain = step.chain;
-    applied.log_end = step.log_end;
-    batch.put(LocalTable::Local, APPLIED_KEY, applied.encode());
     Ok(Folded {
-        batch,
-        applied,
+        step,
+        sums,
+        books,
         epochs,
         uses,
         orphans,
@@ -149,84 +212,48 @@ pub(crate) fn fold(store: &Store, totals: &Totals, step: &Step) -> Result<Folded
 impl Folded {
     /// Writes it, and brings the totals up to it.
     pub(crate) fn write(self, store: &Store, totals: &mut Totals) {
-        store.write(self.batch);
-        totals.applied = self.applied;
-        if let Some(table) = self.epochs {
+        let Self {
+            step,
+            sums,
+            books: mut batch,
+            epochs,
+            uses,
+            orphans,
+        } = self;
+        let applied = &mut totals.applied;
+        for change in &step.changes {
+            if let Some(old) = &change.old {
+                applied.digest.remove(change.table, &change.key, old);
+            }
+            match &change.new {
+                Some(body) => {
+                    let raw = row(step.pos, body);
+                    applied.digest.add(change.table, &change.key, &raw);
+                    batch.put(change.table, &change.key, raw);
+                }
+                None => batch.delete(change.table, &change.key),
+            }
+        }
+        applied.pos = step.pos;
+        applied.chain = step.chain;
+        applied.log_end = step.log_end;
+        applied.used_bytes = sums.used_bytes;
+        applied.inodes = sums.inodes;
+        applied.next_ino = sums.next_ino;
+        batch.put(LocalTable::Local, APPLIED_KEY, applied.encode());
+        store.write(batch);
+        if let Some(table) = epochs {
             totals.epochs = table;
         }
-        for (ino, is_orphan) in self.orphans {
+        for (ino, is_orphan) in orphans {
             if is_orphan {
                 totals.orphans.insert(ino);
             } else {
                 totals.orphans.remove(&ino);
             }
         }
-        self.uses.merge_into(totals);
+        uses.merge_into(totals);
     }
-}
-
-fn fold_row(
-    batch: &mut Batch,
-    applied: &mut Applied,
-    pos: Pos,
-    change: &Change,
-) -> Result<(), FsError> {
-    if let Some(old) = &change.old {
-        applied.digest.remove(change.table, &change.key, old);
-    }
-    match &change.new {
-        Some(body) => {
-            let raw = row(pos, body);
-            applied.digest.add(change.table, &change.key, &raw);
-            batch.put(change.table, &change.key, raw);
-        }
-        None => batch.delete(change.table, &change.key),
-    }
-    let charged = |body: &[u8]| charged_bytes(change.table, &change.key, body);
-    let missing = || FsError::Corrupt(format!("the sums miss a row of {}", change.table.name()));
-    let is_inode = change.table == Table::Inode;
-    if let Some(old) = &change.old {
-        let used = applied.used_bytes.checked_sub(charged(row_body(old)?)?);
-        applied.used_bytes = used.ok_or_else(missing)?;
-        if is_inode {
-            applied.inodes = applied.inodes.checked_sub(1).ok_or_else(missing)?;
-        }
-    }
-    if let Some(body) = &change.new {
-        let bounds =
-            || FsError::Corrupt(format!("a row of {} past all bounds", change.table.name()));
-        let used = applied.used_bytes.checked_add(charged(body)?);
-        applied.used_bytes = used.ok_or_else(bounds)?;
-        if is_inode {
-            applied.inodes += 1;
-            let after = key_ino(&change.key)?.0.checked_add(1).ok_or_else(bounds)?;
-            applied.next_ino = applied.next_ino.max(Ino(after));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses changes by which a volume of `size_bytes` that uses `used_bytes` would outgrow its size. What does not grow is
-/// always allowed, so that a volume that is too full can be emptied.
-pub(crate) fn check_quota(
-    changes: &[Change],
-    used_bytes: u64,
-    size_bytes: u64,
-) -> Result<(), FsError> {
-    let (mut grown, mut shrunk) = (0_u64, 0_u64);
-    for change in changes {
-        if let Some(old) = &change.old {
-            let charged = charged_bytes(change.table, &change.key, row_body(old)?)?;
-            shrunk = charged.saturating_add(shrunk);
-        }
-        if let Some(body) = &change.new {
-            grown = charged_bytes(change.table, &change.key, body)?.saturating_add(grown);
-        }
-    }
-    if grown > shrunk && used_bytes.saturating_add(grown - shrunk) > size_bytes {
-        return Err(FsError::NoSpace);
-    }
-    Ok(())
 }
 
 /// Writes the rows that say where a piece lies.
@@ -361,10 +388,10 @@ fn is_used_elsewhere(
 }
 
 /// What a record changes in the segments' books.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct SegmentDeltas(HashMap<SegmentId, SegmentDelta>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct SegmentDelta {
     end: u64,
     added: u64,

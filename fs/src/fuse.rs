@@ -202,7 +202,9 @@ impl Fuse {
     ) {
         let Op { _span, timed } = request;
         if let Some(result) = at_once(|| change(&self.volume, bytes)) {
-            return answer(&self.answers, result);
+            answer(&self.answers, result);
+            drop(timed);
+            return self.volume.settle();
         }
         let answers = self.answers.clone();
         let [first, second] = bytes.map(<[u8]>::to_vec);
@@ -375,6 +377,7 @@ impl Filesystem for Fuse {
         let _span = self.span(OP, parent);
         let result = self.volume.unlink(Ino(parent.0), name.as_bytes());
         self.answers.empty(OP, parent, result, reply);
+        self.volume.settle();
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -382,6 +385,7 @@ impl Filesystem for Fuse {
         let _span = self.span(OP, parent);
         let result = self.volume.rmdir(Ino(parent.0), name.as_bytes());
         self.answers.empty(OP, parent, result, reply);
+        self.volume.settle();
     }
 
     fn rename(
@@ -406,6 +410,7 @@ impl Filesystem for Fuse {
             .volume
             .rename(caller(req), from, name, to, new_name, mode);
         self.answers.empty(OP, parent, result, reply);
+        self.volume.settle();
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -538,6 +543,7 @@ impl Filesystem for Fuse {
         }
         let result = self.volume.setattr(caller(req), Ino(ino.0), &set);
         self.answers.attr(OP, ino, result, reply);
+        self.volume.settle();
     }
 
     /// With `default_permissions` the kernel checks by itself and never asks.
@@ -842,6 +848,7 @@ impl Filesystem for Fuse {
             .volume
             .removexattr(caller(req), Ino(ino.0), name.as_bytes());
         self.answers.empty(OP, ino, result, reply);
+        self.volume.settle();
     }
 
     // ---- not for this filesystem ----

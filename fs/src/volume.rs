@@ -22,9 +22,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use hafs_protocol::{Epoch, Lsn, PieceId, Pos};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::apply::{Change, Step, Totals, check_quota, fold};
+use crate::apply::{Change, Folded, Step, Sums, Totals, fold};
 use crate::check::{self, CheckProgress, CheckReport, Problem, ProblemKind};
 use crate::error::{FsError, with_causes};
 use crate::log::{FsyncDone, Watermarks};
@@ -209,7 +209,8 @@ pub(crate) struct Inner {
     size_bytes: AtomicU64,
     epoch: Epoch,
     store: Store,
-    core: RwLock<Core>,
+    /// Taken by [`Inner::core`] and [`Inner::core_mut`] only.
+    unsettled_core: RwLock<Core>,
     marks: Watermarks,
     log_syncer: Arc<crate::store::syncfile::Syncer>,
     durable_mark: Mutex<Mark>,
@@ -248,6 +249,9 @@ pub(crate) struct Inner {
 struct Core {
     log: LogWriter,
     totals: Totals,
+    /// The newest record in the log, if the state has not got it yet. `None` for whoever has the lock from [`Inner::core`] or
+    /// [`Inner::core_mut`].
+    pending: Option<Folded>,
     unflushed: Unflushed,
     /// Everything up to here is in flushed state.
     flushed: Lsn,
@@ -305,7 +309,7 @@ impl Volume {
 
     /// Where it stands.
     pub fn status(&self) -> VolumeStatus {
-        let core = self.inner.core.read();
+        let core = self.inner.core();
         let applied = &core.totals.applied;
         VolumeStatus {
             epoch: self.inner.epoch,
@@ -349,7 +353,7 @@ impl Volume {
     /// Sizes, as statfs(2) shows them.
     pub fn statfs(&self) -> Result<StatFs, FsError> {
         let (used_bytes, inodes) = {
-            let core = self.inner.core.read();
+            let core = self.inner.core();
             (core.totals.applied.used_bytes, core.totals.applied.inodes)
         };
         let size_bytes = self.inner.size_bytes();
@@ -368,7 +372,7 @@ impl Volume {
     pub fn space(&self) -> Result<SpaceStatus, FsError> {
         let held_bytes = self.inner.held_bytes();
         let disk = self.inner.space.look(held_bytes)?;
-        let (dead_bytes, _) = self.inner.core.read().totals.dead_and_live();
+        let (dead_bytes, _) = self.inner.core().totals.dead_and_live();
         Ok(SpaceStatus {
             disk_free_bytes: disk.free,
             disk_reserve_bytes: disk.reserve,
@@ -385,7 +389,7 @@ impl Volume {
     /// [`FsError::NoSpace`]: its files hold more. Nothing was changed.
     pub fn set_size(&self, size_bytes: u64) -> Result<(), FsError> {
         // Growth is checked under this lock too.
-        let core = self.inner.core.write();
+        let core = self.inner.core_mut();
         if core.totals.applied.used_bytes > size_bytes {
             return Err(FsError::NoSpace);
         }
@@ -424,9 +428,15 @@ impl Volume {
         checked.inspect_err(|error| self.inner.fail(error))
     }
 
+    /// Applies what was changed last, which the next change would do otherwise: for a thread that has answered, and has nothing
+    /// better to do.
+    pub(crate) fn settle(&self) {
+        drop(self.inner.core());
+    }
+
     /// True if `ino` is unlinked and kept because the kernel may still hold it open.
     pub fn is_orphan(&self, ino: Ino) -> bool {
-        self.inner.core.read().totals.orphans.contains(&ino)
+        self.inner.core().totals.orphans.contains(&ino)
     }
 
     /// Proves the volume's invariants while it is in use: reads every row, and every byte that its files hold. `progress`
@@ -451,8 +461,9 @@ impl Volume {
         watch: &mut dyn FnMut(&CheckProgress) -> ControlFlow<()>,
     ) -> Result<CheckReport, FsError> {
         let _segments_stay = self.inner.collecting.read();
+        self.settle();
         let (mut report, live) = check::check(&self.inner.store, watch)?;
-        let core = self.inner.core.read();
+        let core = self.inner.core();
         if core.totals.applied.pos.lsn == report.lsn {
             let kept = core.totals.segments.iter();
             let kept: BTreeMap<_, _> = kept
@@ -471,14 +482,7 @@ impl Volume {
 
     /// All orphans.
     pub fn orphans(&self) -> Vec<Ino> {
-        self.inner
-            .core
-            .read()
-            .totals
-            .orphans
-            .iter()
-            .copied()
-            .collect()
+        self.inner.core().totals.orphans.iter().copied().collect()
     }
 }
 
@@ -525,7 +529,7 @@ impl Inner {
         change: impl FnOnce(&mut Txn<'_>, &Totals) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         self.check_open()?;
-        let mut core = self.core.write();
+        let mut core = self.core_mut();
         let mut txn = Txn::new(&self.store, core.totals.applied.next_ino);
         let value = change(&mut txn, &core.totals)?;
         self.commit(&mut core, txn)?;
@@ -537,18 +541,53 @@ impl Inner {
         if changes.is_empty() && pieces.is_empty() {
             return Ok(());
         }
-        let used_bytes = core.totals.applied.used_bytes;
-        check_quota(&changes, used_bytes, self.size_bytes())?;
-        self.append(core, RecordKind::Mutations, changes, pieces)
+        let applied = &core.totals.applied;
+        let sums = Sums::after(applied, &changes)?;
+        sums.check_quota(applied, self.size_bytes())?;
+        self.append(core, RecordKind::Mutations, changes, pieces, sums)
     }
 
-    /// Record → log → state. After an error the volume is failed: the log may hold what the state does not.
+    /// The first record of an opening.
+    fn begin_epoch(&self) -> Result<(), FsError> {
+        let mut core = self.core_mut();
+        let sums = Sums::after(&core.totals.applied, &[])?;
+        self.append(
+            &mut core,
+            RecordKind::EpochStart,
+            Vec::new(),
+            Vec::new(),
+            sums,
+        )
+    }
+
+    /// The volume as of the newest record, shared.
+    fn core(&self) -> RwLockReadGuard<'_, Core> {
+        let core = self.unsettled_core.read();
+        if core.pending.is_none() {
+            return core;
+        }
+        drop(core);
+        RwLockWriteGuard::downgrade(self.core_mut())
+    }
+
+    /// The volume as of the newest record, for a change: the write lock.
+    fn core_mut(&self) -> RwLockWriteGuard<'_, Core> {
+        let mut core = self.unsettled_core.write();
+        if let Some(folded) = core.pending.take() {
+            folded.write(&self.store, &mut core.totals);
+        }
+        core
+    }
+
+    /// Record → log, and the state gets it from whoever takes the lock next: the caller can be answered before. After an error
+    /// the volume is failed: the log may hold what the state does not.
     fn append(
         &self,
         core: &mut Core,
         kind: RecordKind,
         changes: Vec<Change>,
         pieces: Vec<NewPiece>,
+        sums: Sums,
     ) -> Result<(), FsError> {
         // A failure may have happened while we waited for the lock.
         self.check_open()?;
@@ -602,12 +641,12 @@ impl Inner {
         };
         // Whatever must be read for it is read first: a record that cannot be applied must not get into the log, where it
         // would keep the volume from opening again.
-        let folded = fold(&self.store, &core.totals, &step)?;
+        let folded = fold(&self.store, &core.totals, step, sums)?;
         if let Err(error) = core.log.append(&frame, pos, chain) {
             self.fail(&error);
             return Err(error);
         }
-        folded.write(&self.store, &mut core.totals);
+        core.pending = Some(folded);
         if makes_orphan {
             core.last_orphan = Some(Instant::now());
         }

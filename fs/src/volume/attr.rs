@@ -16,6 +16,7 @@ const CAPABILITY: &[u8] = b"security.capability";
 impl Volume {
     /// Attributes of an inode.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        let _core = self.inner.core();
         Ok(self.inner.load_inode(ino)?.attr(ino))
     }
 

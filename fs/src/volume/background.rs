@@ -233,7 +233,7 @@ impl Inner {
             }
             if chores.flush {
                 match self.flush() {
-                    Ok(()) => self.look_at_the_dead(&self.core.read().totals),
+                    Ok(()) => self.look_at_the_dead(&self.core().totals),
                     Err(FsError::NoSpace) => self.pressed(),
                     Err(_) => {} // the volume has failed
                 }
@@ -242,7 +242,7 @@ impl Inner {
     }
 
     fn prepare_spare(&self) {
-        let spares = Arc::clone(self.core.read().log.spares());
+        let spares = Arc::clone(self.core().log.spares());
         let Err(error) = spares.prepare() else { return };
         // Rolling the log makes one itself, or says that there is no space. It is tried again at the next look at the disk.
         self.no_spare.store(true, Ordering::Release);
@@ -281,7 +281,7 @@ impl Inner {
                 if disk.free > 2 * self.ballast.bytes() {
                     self.ballast.restore();
                 }
-                if self.core.read().unflushed.bytes > 0 {
+                if self.core().unflushed.bytes > 0 {
                     self.chores.lock().flush = true;
                 }
                 self.collector_may_try_again();
@@ -332,7 +332,7 @@ impl Inner {
 
     fn is_unflushed_too_long(&self) -> bool {
         let unflushed_max = UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes;
-        self.core.read().unflushed.bytes > unflushed_max
+        self.core().unflushed.bytes > unflushed_max
     }
 
     fn flush_alone(&self, one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {
@@ -353,7 +353,7 @@ impl Inner {
         }
         self.make_room_to_flush()?;
         let (rows, unflushed, flushed, sealed) = {
-            let mut core = self.core.write();
+            let mut core = self.core_mut();
             self.sync_to(core.log.head().lsn)?;
             self.note_sealed(&mut core.totals);
             let rows = self.write_segment_rows(&mut core);
@@ -363,12 +363,12 @@ impl Inner {
         };
         if let Err(error) = self.store.flush(&sealed) {
             // None of it is on the disk, as far as we know: the next flush is for all of it.
-            let mut core = self.core.write();
+            let mut core = self.core_mut();
             core.totals.segments_changed.extend(rows);
             core.unflushed.add(&unflushed);
             return Err(error);
         }
-        let mut core = self.core.write();
+        let mut core = self.core_mut();
         core.flushed = core.flushed.max(flushed);
         let needed = core.flushed;
         core.log.trim(needed, self.log_keep_bytes())
@@ -396,7 +396,7 @@ impl Inner {
         }
         if disk.free < needed {
             {
-                let mut core = self.core.write();
+                let mut core = self.core_mut();
                 let flushed = core.flushed;
                 core.log.trim(flushed, 0)?;
             }
@@ -455,7 +455,7 @@ mod tests {
             volume
                 .write(ino, n * 8192, &[1; 8192], false, false)
                 .unwrap();
-            let unflushed = volume.inner.core.read().unflushed.bytes;
+            let unflushed = volume.inner.core().unflushed.bytes;
             assert!(
                 unflushed <= 3 * settings().state_buffer_bytes,
                 "{unflushed}"
@@ -477,7 +477,7 @@ mod tests {
                 .unwrap();
         }
         let buffer = settings().state_buffer_bytes;
-        wait_until(|| volume.inner.core.read().unflushed.bytes < buffer);
+        wait_until(|| volume.inner.core().unflushed.bytes < buffer);
         drop(check_runs);
     }
 

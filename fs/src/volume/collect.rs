@@ -144,7 +144,7 @@ impl Inner {
                 }
             };
             // What dies from here on may be missed by the round.
-            let died = self.core.read().totals.died_bytes;
+            let died = self.core().totals.died_bytes;
             let won = self.collect_unless_read(effort);
             tracing::debug!(?effort, ?won, "a round of the collector has ended");
             if let Err(error) = &won {
@@ -157,7 +157,7 @@ impl Inner {
     /// `won`: bytes given back, `None` if that could not be told. Looks whether there is more to do.
     fn round_ended(&self, effort: Effort, died: u64, won: Option<Option<u64>>) {
         let (due, overdue) = {
-            let core = self.core.read();
+            let core = self.core();
             (Effort::due(&core.totals), is_overdue(&core.totals))
         };
         self.collector_overdue.store(overdue, Ordering::Release);
@@ -235,7 +235,7 @@ impl Inner {
     /// Has the collector finish, at its own pace, what is worth little. Called when nothing else happens.
     pub(super) fn collect_while_idle(&self) {
         let active = self.store.segments.active_id();
-        let core = self.core.read();
+        let core = self.core();
         let winnable: u64 = core
             .totals
             .segments
@@ -254,7 +254,7 @@ impl Inner {
 
     /// Asks for a round at [`Effort::Pressed`] that takes account of all that died before, and waits for its end.
     pub(super) fn wait_for_pressed_round(&self, deadline: Instant) -> Round {
-        let died = self.core.read().totals.died_bytes;
+        let died = self.core().totals.died_bytes;
         let mut collector = self.collector.lock();
         if collector.stop {
             return Round::Stopped;
@@ -346,7 +346,7 @@ impl Inner {
         };
         // No chunk is on its way into it, whose record would make it alive.
         let _no_chunk_without_record = self.appending.write();
-        let segment = self.core.read().totals.segments.get(&active).copied();
+        let segment = self.core().totals.segments.get(&active).copied();
         if segment.is_some_and(|segment| is_worth_emptying(&segment, effort)) {
             self.store.segments.seal(active)?;
         }
@@ -357,7 +357,7 @@ impl Inner {
     fn segments_to_empty(&self, effort: Effort, room: u64) -> Vec<SegmentId> {
         let active = self.store.segments.active_id();
         let unreadable = self.collector.lock().unreadable.clone();
-        let core = self.core.read();
+        let core = self.core();
         let mut worth: Vec<(u64, SegmentId)> = core
             .totals
             .segments
@@ -416,7 +416,7 @@ impl Inner {
             .store
             .segments
             .append(old.ino, old.file_offset, &bytes)?;
-        let mut core = self.core.write();
+        let mut core = self.core_mut();
         self.check_open()?;
         if self.chunk_in(segment, id)?.as_ref() != Some(&old) {
             // It died meanwhile.
@@ -457,7 +457,7 @@ impl Inner {
         loop {
             // One at a time: the locks are held for an unlink, not for a hundred.
             let _no_chunk_without_record = self.appending.write();
-            let mut core = self.core.write();
+            let mut core = self.core_mut();
             self.note_sealed(&mut core.totals);
             let dead = core.totals.segments.iter().find(|(id, segment)| {
                 segment.live_bytes == 0

@@ -214,9 +214,12 @@ impl Volume {
         to_offset: u64,
         len: u64,
     ) -> Result<u64, FsError> {
-        let source = self.inner.load_inode(from)?;
+        let source = {
+            let _core = self.inner.core();
+            check_file(&self.inner.load_inode(to)?)?;
+            self.inner.load_inode(from)?
+        };
         check_file(&source)?;
-        check_file(&self.inner.load_inode(to)?)?;
         // Within one file, the copy must not run on into what it has just written.
         let len = len
             .min(source.size.saturating_sub(from_offset))
@@ -272,7 +275,7 @@ impl Inner {
 
     /// One look at a bounded number of extents for [`Volume::seek`].
     fn seek_some(&self, ino: Ino, offset: u64, to: SeekTo) -> Result<Sought, FsError> {
-        let _core = self.core.read();
+        let _core = self.core();
         let inode = self.load_inode(ino)?;
         check_file(&inode)?;
         if offset >= inode.size {
@@ -365,7 +368,7 @@ impl Inner {
             .filter_map(|pending| Some((pending.chunk?, stored_bytes(index(pending.extent.len)))));
         self.store.segments.take_back(chunks);
         // What could not be taken back fills segments, without any record that would have the collector look at them.
-        let mut core = self.core.write();
+        let mut core = self.core_mut();
         self.note_sealed(&mut core.totals);
         self.look_at_the_dead(&core.totals);
     }
@@ -475,7 +478,7 @@ impl Inner {
         end: u64,
         kill_priv: bool,
     ) -> Result<(), FsError> {
-        let mut core = self.core.read();
+        let mut core = self.core();
         // The attribute that the write may take away makes room.
         let freed = if kill_priv { ATTRIBUTE_BYTES_MAX } else { 0 };
         let used = core.totals.applied.used_bytes.saturating_sub(freed);
@@ -501,7 +504,8 @@ impl Inner {
                 inode.extent_bytes = inode.extent_bytes.saturating_sub(held);
             }
             at = next;
-            RwLockReadGuard::bump(&mut core);
+            RwLockReadGuard::unlock_fair(core);
+            core = self.core();
         }
         let growth = inode.allocated_bytes().saturating_sub(before);
         if growth > 0 && used + growth > self.size_bytes() {

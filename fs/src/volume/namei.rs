@@ -31,7 +31,7 @@ impl Volume {
     /// # Errors
     /// [`FsError::NotFound`] without such a name, [`FsError::NotDirectory`], [`FsError::NameTooLong`].
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        let _core = self.inner.core.read();
+        let _core = self.inner.core();
         let dir = self.inner.load_inode(parent)?;
         if dir.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
@@ -51,6 +51,7 @@ impl Volume {
 
     /// Where a symlink points to.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let _core = self.inner.core();
         let inode = self.inner.load_inode(ino)?;
         if inode.kind == FileKind::Symlink {
             Ok(inode.target)
@@ -356,7 +357,11 @@ impl Volume {
         each: &mut dyn FnMut(DirEntry, Attr) -> bool,
     ) -> Result<(), FsError> {
         self.inner.read_entries(ino, cookie, &mut |entry| {
-            match self.inner.load_inode(entry.ino) {
+            let inode = {
+                let _core = self.inner.core();
+                self.inner.load_inode(entry.ino)
+            };
+            match inode {
                 Ok(inode) => {
                     let attr = inode.attr(entry.ino);
                     Ok(each(entry, attr))
@@ -378,7 +383,7 @@ struct Rename<'a> {
 }
 
 impl Inner {
-    /// An inode. One row is read whole; who needs it to agree with other rows holds the lock.
+    /// An inode. The caller holds the lock, without which the state may not be as of the newest record.
     pub(super) fn load_inode(&self, ino: Ino) -> Result<Inode, FsError> {
         match self.store.body(Table::Inode, &ino_key(ino))? {
             Some(body) => Inode::decode(&body),
@@ -553,7 +558,10 @@ impl Inner {
         cookie: u64,
         each: &mut dyn FnMut(DirEntry) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
-        let dir = self.load_inode(ino)?;
+        let dir = {
+            let _core = self.core();
+            self.load_inode(ino)?
+        };
         if dir.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
         }
@@ -592,7 +600,7 @@ impl Inner {
     }
 
     fn entry_batch(&self, dir: Ino, after: u64) -> Result<Vec<DirEntry>, FsError> {
-        let _core = self.core.read();
+        let _core = self.core();
         let from = dentry_key(dir, after.saturating_add(1));
         self.store
             .scan(Table::Dentry, &from, &ino_key(Ino(dir.0 + 1)))

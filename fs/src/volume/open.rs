@@ -15,7 +15,6 @@ use crate::clock;
 use crate::error::{FsError, with_causes};
 use crate::log::Watermarks;
 use crate::metrics::Metrics;
-use crate::record::RecordKind;
 use crate::space::{Ballast, DiskSpace, make_room_to_open};
 use crate::store::key::Inode;
 use crate::store::logfile::{LOG_FILE_BYTES_MIN, LogWriter};
@@ -53,10 +52,7 @@ impl Volume {
             empty_totals(),
             (Lsn(0), Unflushed::default()),
         )?;
-        {
-            let mut core = inner.core.write();
-            inner.append(&mut core, RecordKind::EpochStart, Vec::new(), Vec::new())?;
-        }
+        inner.begin_epoch()?;
         inner.transact(|txn, _| {
             let root = txn.take_ino();
             assert_eq!(root, Ino::ROOT, "the root is the first inode");
@@ -130,10 +126,7 @@ impl Volume {
         let mut inner = Inner::new(store, settings, epoch, log, totals, (flushed, unflushed))?;
         inner.metrics = Arc::new(Metrics::new(began.elapsed(), replayed));
         let inner = Arc::new(inner);
-        {
-            let mut core = inner.core.write();
-            inner.append(&mut core, RecordKind::EpochStart, Vec::new(), Vec::new())?;
-        }
+        inner.begin_epoch()?;
         inner.begin_space()?;
         let threads = Inner::start_threads(&inner)?;
         Ok(Self {
@@ -211,9 +204,10 @@ impl Inner {
             log_syncer: Arc::clone(log.syncer()),
             store,
             metrics: Arc::new(Metrics::new(Duration::ZERO, 0)),
-            core: RwLock::new(Core {
+            unsettled_core: RwLock::new(Core {
                 log,
                 totals,
+                pending: None,
                 unflushed,
                 flushed,
                 last_orphan: None,

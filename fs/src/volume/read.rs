@@ -49,7 +49,7 @@ impl Volume {
 impl Inner {
     /// Copies inline bytes, and says which parts of which chunks make up the rest. Holes stay zero.
     fn plan_read(&self, ino: Ino, offset: u64, len: u32) -> Result<ReadPlan, FsError> {
-        let mut core = self.core.read();
+        let mut core = self.core();
         let inode = self.load_inode(ino)?;
         check_file(&inode)?;
         let end = offset.saturating_add(u64::from(len)).min(inode.size);
@@ -72,7 +72,8 @@ impl Inner {
             }
             at = next;
             if at < end {
-                RwLockReadGuard::bump(&mut core);
+                RwLockReadGuard::unlock_fair(core);
+                core = self.core();
             }
         }
         Ok(plan)

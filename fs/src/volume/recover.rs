@@ -106,7 +106,7 @@ impl Recovery {
             records: 1,
             chunk_bytes: chunks.sum(),
         };
-        apply(&self.store, &mut self.totals, &step)?;
+        apply(&self.store, &mut self.totals, step)?;
         self.unflushed.add(&replayed);
         Ok(true)
     }

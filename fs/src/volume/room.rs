@@ -111,7 +111,7 @@ impl Inner {
     /// No more than this can be written once the collector has done all that it can: what is available, what is dead, what
     /// a file holds that was just deleted, and log files that are kept.
     fn winnable_bytes(&self) -> u64 {
-        let core = self.core.read();
+        let core = self.core();
         let (dead, live) = core.totals.dead_and_live();
         let deleted = if is_reclaim_due(&core) { live } else { 0 };
         let log = core.log.disk_bytes();
@@ -123,7 +123,7 @@ impl Inner {
     /// What was just deleted gives its space back once the kernel has let go of it, a moment later. True: wait for that, and
     /// look again.
     pub(super) fn wait_for_reclaim(&self) -> bool {
-        let waits = is_reclaim_due(&self.core.read()) && may_wait();
+        let waits = is_reclaim_due(&self.core()) && may_wait();
         if waits {
             thread::park_timeout(RECLAIM_POLL);
         }
@@ -135,7 +135,7 @@ impl Inner {
         // Others may delete all the time without this volume getting any emptier.
         let deadline = Instant::now() + RECLAIM_WAIT_MAX;
         let is_full = || {
-            let used = self.core.read().totals.applied.used_bytes;
+            let used = self.core().totals.applied.used_bytes;
             used.saturating_add(bytes) > self.size_bytes()
         };
         while is_full() && Instant::now() < deadline && self.wait_for_reclaim() {}

@@ -59,6 +59,7 @@ impl Fixture {
 impl Volume {
     pub(crate) fn check_in_windows(&self, inodes: usize) -> Result<CheckReport, FsError> {
         let watch = &mut |_: &_| ControlFlow::Continue(());
+        self.settle();
         Ok(check::check_in_windows(&self.inner.store, watch, inodes)?.0)
     }
 
@@ -68,11 +69,12 @@ impl Volume {
     }
 
     pub(crate) fn store(&self) -> &Store {
+        self.settle();
         &self.inner.store
     }
 
     pub(crate) fn change_totals(&self, change: impl FnOnce(&mut Totals)) {
-        change(&mut self.inner.core.write().totals);
+        change(&mut self.inner.core_mut().totals);
     }
 }
 
@@ -387,7 +389,7 @@ fn what_was_replayed_counts_until_it_is_flushed() {
                 .write(ino, n * 8192, &[life; 8192], false, false)
                 .unwrap();
         }
-        let unflushed = volume.inner.core.read().unflushed.bytes;
+        let unflushed = volume.inner.core().unflushed.bytes;
         assert!(unflushed <= 3 * buffer, "life {life}: {unflushed}");
         volume.crash();
         volume = fixture.open();

@@ -57,6 +57,7 @@ impl Volume {
 
     /// An attribute's value.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let _core = self.inner.core();
         match self.inner.store.body(Table::Xattr, &xattr_key(ino, name))? {
             Some(value) => Ok(value),
             None => self.inner.load_inode(ino).and(Err(FsError::NoXattr)),
@@ -65,7 +66,7 @@ impl Volume {
 
     /// All names, each followed by NUL.
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        let _core = self.inner.core.read();
+        let _core = self.inner.core();
         self.inner.load_inode(ino)?;
         self.inner.xattr_names(ino)
     }
