@@ -363,11 +363,11 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "link";
         let request = self.span(OP, ino);
-        let (node, dir) = (Ino(ino.0), Ino(newparent.0));
+        let (file, dir) = (Ino(ino.0), Ino(newparent.0));
         self.change(
             request,
             [newname.as_bytes(), b""],
-            move |volume, [name, _]| volume.link(node, dir, name),
+            move |volume, [name, _]| volume.link(file, dir, name),
             move |answers, made| answers.entry(OP, ino, made, reply),
         );
     }
@@ -469,10 +469,10 @@ impl Filesystem for Fuse {
         let result = self
             .volume
             .readdir_plus(Ino(ino.0), offset, &mut |entry, attr| {
-                let node = INodeNo(entry.ino.0);
+                let file = INodeNo(entry.ino.0);
                 let name = OsStr::from_bytes(&entry.name);
                 !reply.add(
-                    node,
+                    file,
                     entry.cookie,
                     name,
                     &TTL,
@@ -661,14 +661,14 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "write";
         let request = self.span(OP, ino);
-        let node = Ino(ino.0);
+        let file = Ino(ino.0);
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // Without the writeback cache the kernel keeps no times for us, not even of pages changed through mmap.
         let cached = self.writeback && write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         self.change(
             request,
             [data, b""],
-            move |volume, [data, _]| volume.write(node, offset, data, kill_priv, cached),
+            move |volume, [data, _]| volume.write(file, offset, data, kill_priv, cached),
             move |answers, written| {
                 if let Ok(written) = written {
                     answers.metrics.written(written);
@@ -705,11 +705,11 @@ impl Filesystem for Fuse {
             Ok(mode) => mode,
             Err(errno) => return reply.error(errno),
         };
-        let (caller, node) = (caller(req), Ino(ino.0));
+        let (caller, file) = (caller(req), Ino(ino.0));
         self.change(
             request,
             [b"", b""],
-            move |volume, _| volume.fallocate(caller, node, offset, length, mode),
+            move |volume, _| volume.fallocate(caller, file, offset, length, mode),
             move |answers, done| answers.empty(OP, ino, done, reply),
         );
     }
@@ -736,15 +736,15 @@ impl Filesystem for Fuse {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        let node = Ino(ino.0);
+        let file = Ino(ino.0);
         // What is data already needs no search. The end of data may be far away.
         if to == SeekTo::Data {
-            let found = self.volume.seek(node, offset, to);
+            let found = self.volume.seek(file, offset, to);
             if matches!(found, Ok(data) if data == offset) {
-                return seek::answer(&self.answers, node, found, reply);
+                return seek::answer(&self.answers, file, found, reply);
             }
         }
-        self.queues.seeks.ask(node, offset, to, reply, timed);
+        self.queues.seeks.ask(file, offset, to, reply, timed);
     }
 
     fn copy_file_range(
@@ -793,7 +793,7 @@ impl Filesystem for Fuse {
     ) {
         const OP: &str = "setxattr";
         let request = self.span(OP, ino);
-        let node = Ino(ino.0);
+        let file = Ino(ino.0);
         let mode =
             decode::xattr_namespace(name.as_bytes()).and_then(|()| decode::xattr_mode(flags));
         let mode = match mode {
@@ -802,7 +802,7 @@ impl Filesystem for Fuse {
         };
         let (sets, keep_sgid) = match AclKind::of_name(name.as_bytes()) {
             None => (None, false),
-            Some(kind) => match self.volume.getattr(node) {
+            Some(kind) => match self.volume.getattr(file) {
                 // The kernel holds the inode's lock, so its group stays what it is.
                 Ok(attr) => (Some(kind), caller::keeps_setgid(req, attr.gid)),
                 Err(error) => return reply.error(self.answers.refuse(OP, ino, &error)),
@@ -813,8 +813,8 @@ impl Filesystem for Fuse {
             request,
             [name.as_bytes(), value],
             move |volume, [name, value]| match sets {
-                None => volume.setxattr(caller, node, name, value, mode),
-                Some(kind) => volume.set_acl(node, kind, value, keep_sgid),
+                None => volume.setxattr(caller, file, name, value, mode),
+                Some(kind) => volume.set_acl(file, kind, value, keep_sgid),
             },
             move |answers, set| answers.empty(OP, ino, set, reply),
         );

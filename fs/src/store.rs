@@ -15,6 +15,7 @@
 //! stays in memtables of our own (store/memtable.rs) until [`Store::flush`] brings it to RocksDB, in one batch.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -477,10 +478,8 @@ impl Store {
                 .write_opt(WriteBatch::default(), &options)
                 .map_err(full_or)?;
             if start.elapsed() > FLUSH_WAIT_MAX {
-                return Err(FsError::Corrupt(format!(
-                    "RocksDB has not written its state in {} s",
-                    FLUSH_WAIT_MAX.as_secs()
-                )));
+                let late = io::Error::from(io::ErrorKind::TimedOut);
+                return Err(io_error("write the state to", &self.dir)(late));
             }
             thread::park_timeout(FLUSH_POLL);
         }

@@ -36,7 +36,6 @@ use crate::store::logfile::{ChunkPlace, LogWriter, encode_frame};
 use crate::store::mark::Mark;
 use crate::store::{SharedCache, Store, VolumeIdentity};
 use crate::types::{Ino, StatFs};
-use crate::volume::background::UNFLUSHED_BUFFERS_MAX;
 use crate::volume::collect::Collector;
 use crate::volume::txn::{NewPiece, Txn};
 
@@ -656,8 +655,7 @@ impl Inner {
             records: 1,
             chunk_bytes,
         });
-        let unflushed_max = UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes;
-        if core.unflushed.bytes > unflushed_max {
+        if core.unflushed.bytes > self.unflushed_bytes_max() {
             self.flush_overdue.store(true, Ordering::Release);
         }
         self.ask_for_chores(core);

@@ -118,7 +118,7 @@ fn fstab_without_a_daemon_and_with_options_that_are_refused() {
     let host = Host::new();
     host.fstab("_netdev,nofail", &host.scratch.join("nobody"));
     host.sh("mount -a -T \"$fstab\"")
-        .refused(32, &["no hafsd answers on", "next: "]);
+        .refused(32, &["no hafsd answers on", "next: ", "-o socket=PATH"]);
     for (option, code) in [("user", 1), ("sync", 1), ("compress=zstd", 1)] {
         host.fstab(option, host.daemon.socket());
         host.sh("mount -T \"$fstab\" \"$dir\"")

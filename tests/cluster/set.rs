@@ -167,6 +167,9 @@ fn what_is_no_setting_is_refused() {
         .ctl(&["volume", "set", "v"])
         .refused(2, &["SETTING=VALUE"]);
     daemon
+        .ctl(&["volume", "set", "v", "size=2GiB", "size=3GiB"])
+        .refused(2, &["twice"]);
+    daemon
         .ctl(&["volume", "set", "w", "size=1GiB"])
         .refused(1, &["`w` does not exist"]);
     daemon

@@ -335,7 +335,7 @@ fn can_be_bound(entry: &MountEntry, connection: u32) -> bool {
 fn connect(call: &MountCall) -> Result<Conversation, MountFailure> {
     let socket = call.options.socket.as_ref().unwrap_or(&call.socket);
     Conversation::connect(&fd_socket(socket), ANSWER_WAIT + MARGIN)
-        .map_err(|error| MountFailure::Mount(no_daemon(socket, &error)))
+        .map_err(|error| MountFailure::Mount(no_daemon(socket, "-o socket=PATH", &error)))
 }
 
 /// Mounts and hands the descriptor over.

@@ -6,9 +6,10 @@
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -25,9 +26,7 @@ pub enum LogFormat {
 ///
 /// `filter` is a `tracing` filter such as `info` or `info,hafs_fs=debug`. Fails if it is not.
 pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(filter)
-        .with_context(|| format!("`{filter}` is not a log filter"))?
+    let filter = parse(filter)?
         // The FUSE crate calls it an ERROR when the application that waited for a reply was killed: an everyday event.
         .add_directive(
             "fuser::reply=off"
@@ -43,6 +42,22 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     }
     abort_on_panic();
     Ok(())
+}
+
+/// `EnvFilter` takes a word that is no level for the name of a module, which then is the only one to log anything.
+fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
+    let wrong = filter
+        .split(',')
+        .map(str::trim)
+        .find(|part| !part.contains(['=', ':', '[']) && part.parse::<LevelFilter>().is_err());
+    if let Some(wrong) = wrong {
+        bail!(
+            "`{filter}` is not a log filter: `{wrong}` is no level (off, error, warn, info, debug, trace)"
+        );
+    }
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| anyhow!("`{filter}` is not a log filter: {error}"))
 }
 
 /// Replaces the panic hook by one that logs and aborts.
@@ -111,7 +126,18 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused() {
-        let error = init(LogFormat::Text, "info,hafs_fs=loud").unwrap_err();
-        assert!(error.to_string().contains("is not a log filter"), "{error}");
+        for wrong in ["info,hafs_fs=loud", "loud", "wran,hafs_fs=debug", ""] {
+            let error = init(LogFormat::Text, wrong).unwrap_err();
+            assert!(error.to_string().contains("is not a log filter"), "{error}");
+        }
+        for right in [
+            "info",
+            "warn, hafs_fs=debug",
+            "OFF",
+            "info,hafs_fs::volume",
+            "[fuse_op]=trace",
+        ] {
+            assert!(parse(right).is_ok(), "{right}");
+        }
     }
 }

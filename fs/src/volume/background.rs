@@ -28,7 +28,7 @@ const UNFLUSHED_CHUNK_BYTES: u64 = 256 << 20;
 const UNFLUSHED_RECORDS: u64 = 16_384;
 /// Who changes something flushes, and so waits, once unflushed records fill so many state buffers: that bounds memory. Their
 /// rows take up to three times their bytes in a memtable (short records that remove rows).
-pub(super) const UNFLUSHED_BUFFERS_MAX: u64 = 2;
+const UNFLUSHED_BUFFERS_MAX: u64 = 2;
 /// Bytes that die between two looks at whether the collector should run.
 const DIED_BYTES_LOOK: u64 = 32 << 20;
 /// What a flush leaves to be synced under the write lock, at most, unless writers are faster than the disk.
@@ -331,8 +331,12 @@ impl Inner {
     }
 
     fn is_unflushed_too_long(&self) -> bool {
-        let unflushed_max = UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes;
-        self.core().unflushed.bytes > unflushed_max
+        self.core().unflushed.bytes > self.unflushed_bytes_max()
+    }
+
+    /// See [`UNFLUSHED_BUFFERS_MAX`].
+    pub(super) fn unflushed_bytes_max(&self) -> u64 {
+        UNFLUSHED_BUFFERS_MAX * self.settings.state_buffer_bytes
     }
 
     fn flush_alone(&self, one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), FsError> {

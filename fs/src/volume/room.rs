@@ -1,8 +1,9 @@
 //! Room: what a change that grows something waits for, and how long.
 //!
 //! On a full disk the collector may win space; on a full volume a file that was just deleted gives its own back once the
-//! kernel has let go of it. So who finds no room waits a moment before it is refused. The kernel tells what it lets go of
-//! through the threads that carry out changes for it: on these nothing may wait ([`at_once`]), or all of them would wait for each other.
+//! kernel has let go of it. So a change that finds no room waits a moment before it is refused. The kernel tells what it lets go
+//! of through the threads that carry out changes for it: on these nothing may wait ([`at_once`]), or all of them would wait for
+//! each other.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -80,7 +81,7 @@ impl Inner {
     }
 
     fn wait_for_room(&self, bytes: u64) -> Result<(), FsError> {
-        // Who asks for more than there can ever be does not make the disk a full one.
+        // A request larger than could ever fit does not make the disk a full one.
         if bytes > LONG_BYTES && bytes > self.winnable_bytes() {
             return Err(FsError::NoSpace);
         }

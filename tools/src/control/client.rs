@@ -172,7 +172,7 @@ impl Client {
         let stream = connected.and_then(UnixStream::from_std);
         stream.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => self.timed_out(),
-            _ => no_daemon(&self.socket, &error),
+            _ => no_daemon(&self.socket, "--socket", &error),
         })
     }
 
@@ -212,16 +212,20 @@ pub fn path_part(name: &str) -> String {
     part
 }
 
-/// The refusal when nobody listens on `socket`. The mount helper says the same.
-pub fn no_daemon(socket: &Path, error: &io::Error) -> Refusal {
-    let refusal = Refusal::new(format!("no hafsd answers on {}", socket.display()));
+/// The refusal when nobody listens on `socket`, whose name is given by `option`. The mount helper says the same.
+pub fn no_daemon(socket: &Path, option: &str, error: &io::Error) -> Refusal {
+    let socket = socket.display();
     match error.kind() {
-        io::ErrorKind::PermissionDenied => refusal
-            .why("this user may not use the socket")
-            .next("run it as root"),
-        _ => refusal
+        io::ErrorKind::PermissionDenied => {
+            Refusal::new(format!("cannot ask the hafsd on {socket}"))
+                .why("this user may not use the socket")
+                .next("run it as root")
+        }
+        _ => Refusal::new(format!("no hafsd answers on {socket}"))
             .why(error.to_string())
-            .next("start hafsd, or name its socket with --socket or HAFS_SOCKET"),
+            .next(format!(
+                "start hafsd, or name its socket with {option} or HAFS_SOCKET"
+            )),
     }
 }
 

@@ -52,7 +52,14 @@ impl Node {
             .next("restore the volume from a backup; nothing was given up")
         })?;
         if repair.done {
-            tracing::warn!(volume = name, ?repair, "volume repaired");
+            tracing::warn!(
+                volume = name,
+                lost = repair.loss.as_ref().map(ToString::to_string),
+                mark = repair.mark,
+                segment_headers = repair.headers.len(),
+                kept_in = repair.kept_in.as_ref().map(|dir| dir.display().to_string()),
+                "volume repaired"
+            );
         }
         Ok(answer(name, repair, failure))
     }

@@ -76,7 +76,14 @@ fn lines(repair: &RepairedVolume, consent: Consent) -> String {
     if let Some(kept_in) = &repair.kept_in {
         lines.push(format!("  kept in: {kept_in}"));
     }
-    if let Some(failure) = &repair.failure {
+    if consent.yes && repair.loses && !repair.applied && !repair.needless {
+        lines.push("  why: something would be lost, and --accept-loss was not given".to_owned());
+    }
+    // Mostly what the log lacks, which is said above.
+    let said = repair.log.as_ref().map(|log| log.summary.as_str());
+    if let Some(failure) = &repair.failure
+        && !said.is_some_and(|said| failure.contains(said))
+    {
         lines.push(format!("  not available: {failure}"));
     }
     if let Some(next) = next(repair, consent) {

@@ -27,7 +27,7 @@ Examples:
   hafsctl volume create pg-main
   hafsctl volume create pg-main --size 50GiB --profile database")]
     Create {
-        /// Its name: a-z, 0-9, and inside also - _ .
+        /// Its name: a-z, 0-9, and inside also `.` `-` `_`; at most 63, and no UUID
         name: String,
         /// How much it may hold
         #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = size::parse)]
@@ -78,7 +78,7 @@ Example:
     },
     /// Says what is wrong with a volume that does not open, and mends it
     #[command(after_help = "\
-Without --yes nothing is changed. A log that is damaged before its end is cut there: everything
+Without --yes nothing of it is changed; it is closed and opened again. A log that is damaged before its end is cut there: everything
 after that is given up, so that needs --accept-loss too. What was cut off is kept in the store's
 directory. The volume must not be mounted.
 

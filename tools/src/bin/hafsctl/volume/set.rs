@@ -76,10 +76,14 @@ pub(super) async fn run(
         ..SetVolume::default()
     };
     for setting in &arguments.settings {
-        match *setting {
-            Setting::Size(size) => set.size_bytes = Some(size),
-            Setting::Writeback(writeback) => set.writeback = Some(writeback),
-            Setting::Profile(profile) => set.profile = Some(profile),
+        let twice = match *setting {
+            Setting::Size(size) => set.size_bytes.replace(size).is_some(),
+            Setting::Writeback(writeback) => set.writeback.replace(writeback).is_some(),
+            Setting::Profile(profile) => set.profile.replace(profile).is_some(),
+        };
+        if twice {
+            let refusal = Refusal::new("a setting is given twice").next("give each once");
+            return Err(refusal.exit(Exit::Usage));
         }
     }
     let path = format!("/v1/volumes/{}", path_part(&arguments.name));
