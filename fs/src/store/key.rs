@@ -721,7 +721,8 @@ impl Applied {
     };
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = Vec::with_capacity(128);
+        out.push(VERSION);
         out.extend_from_slice(&self.pos.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.pos.lsn.0.to_le_bytes());
         out.extend_from_slice(&self.chain);

@@ -19,8 +19,11 @@ use crate::error::FsError;
 
 /// Names an operation and a path in an error.
 pub(crate) fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
-    let path = path.display().to_string();
-    move |source| FsError::Io { op, path, source }
+    move |source| FsError::Io {
+        op,
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 /// The same, but a full disk is [`FsError::NoSpace`]: it loses nothing, and has room again one day.
