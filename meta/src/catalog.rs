@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tracing::info;
 use uuid::Uuid;
 
-use crate::error::{ControlError, MetaError};
+use crate::error::{ControlError, MetaError, RecordError};
 use crate::key::{self, VolumePart};
 use crate::node::{ClusterRecord, NodeRecord};
 use crate::record::{decode, encode};
@@ -480,14 +480,14 @@ fn found<'a>(kv: &'a [Versioned], key: &Key) -> Option<&'a Versioned> {
 
 /// The id under a volume's name.
 fn parse_id(stored: &Versioned) -> Result<VolumeId, MetaError> {
-    let text = std::str::from_utf8(&stored.value).unwrap_or_default();
-    match Uuid::try_parse(text) {
-        Ok(id) => Ok(VolumeId(id)),
-        Err(source) => Err(MetaError::Record {
-            key: stored.key.clone(),
-            source: source.into(),
-        }),
-    }
+    decode_id(&stored.value).map_err(|source| MetaError::Record {
+        key: stored.key.clone(),
+        source,
+    })
+}
+
+pub(crate) fn decode_id(bytes: &[u8]) -> Result<VolumeId, RecordError> {
+    Ok(VolumeId(Uuid::try_parse_ascii(bytes)?))
 }
 
 /// The volume whose records are among `kv`. Neither there: `None`; one without the other, or a config that contradicts

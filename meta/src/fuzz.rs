@@ -1,15 +1,20 @@
-//! Every decoder of the control store's rows as a function of bytes, for fuzzers. Not part of what users get.
+//! Every decoder of the control store's bytes as a function of bytes, for fuzzers. Not part of what users get.
 //!
 //! `tests/fuzz` calls [`attack`] from libFuzzer; the tests below run the same targets over its corpus and over mutations of it. A
 //! target panics if a decoder does, or if what was decoded is not written down again as the same bytes (JSON, which can be
 //! written in many ways: as the same record).
 
-use hafs_protocol::{Epoch, Lineage, Lsn, Member, NodeId, Pos, StoreId};
+use bytes::Bytes;
+use hafs_protocol::{Epoch, Lineage, Lsn, Member, NodeId, Pos, StoreId, VolumeId};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::catalog::decode_id;
+use crate::key::{VolumePart, parse_volume, volume_config, volume_spec};
 use crate::node::{ClusterId, ClusterRecord, NodeRecord};
 use crate::record::{Record, decode_bytes, encode};
+use crate::store::local::directory::{format_text, parse_format};
+use crate::store::local::mark;
 use crate::store::local::row::{Change, DamagedRow, Head, Row, decode_changes, encode_changes};
 use crate::store::{Key, SessionId};
 use crate::volume::{Profile, VolumeConfig, VolumeSpec};
@@ -28,7 +33,7 @@ pub struct Target {
 type Samples = Vec<(&'static str, Vec<u8>)>;
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "meta_head",
         attack: head,
@@ -48,6 +53,26 @@ pub const TARGETS: [Target; 4] = [
         name: "meta_record",
         attack: record,
         samples: records,
+    },
+    Target {
+        name: "meta_id",
+        attack: id,
+        samples: ids,
+    },
+    Target {
+        name: "meta_key",
+        attack: volume_key,
+        samples: volume_keys,
+    },
+    Target {
+        name: "meta_mark",
+        attack: mark_slot,
+        samples: mark_slots,
+    },
+    Target {
+        name: "meta_format",
+        attack: format,
+        samples: formats,
     },
 ];
 
@@ -105,6 +130,72 @@ fn record_of<R: Record + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
         assert_eq!(again, record);
     }
 }
+
+fn id(bytes: &[u8]) {
+    if let Ok(id) = decode_id(bytes) {
+        let again = decode_id(id.to_string().as_bytes());
+        assert_eq!(again.expect("what was read can be written"), id);
+    }
+}
+
+fn volume_key(bytes: &[u8]) {
+    let key = Key::new(Bytes::copy_from_slice(bytes));
+    match parse_volume(&key) {
+        Some((id, VolumePart::Config)) => assert_eq!(volume_config(id), key),
+        Some((id, VolumePart::Spec)) => assert_eq!(volume_spec(id), key),
+        None => {}
+    }
+}
+
+fn mark_slot(bytes: &[u8]) {
+    let mut right = bytes.to_vec();
+    if let Some(at) = right.len().checked_sub(4) {
+        let crc = crc32c::crc32c(&right[..at]);
+        right[at..].copy_from_slice(&crc.to_le_bytes());
+    }
+    for bytes in [bytes, &right] {
+        if let Ok(slot) = bytes.try_into()
+            && let Some(rev) = mark::decode_slot(slot)
+        {
+            assert_eq!(*slot, mark::encode_slot(rev));
+        }
+    }
+}
+
+fn format(bytes: &[u8]) {
+    if let Some(version) = parse_format(bytes) {
+        let again = parse_format(format_text(version).as_bytes());
+        assert_eq!(again, Some(version));
+    }
+}
+
+fn ids() -> Samples {
+    vec![("volume", VOLUME.to_string().into_bytes())]
+}
+
+fn volume_keys() -> Samples {
+    let bytes = |key: Key| key.as_bytes().to_vec();
+    vec![
+        ("config", bytes(volume_config(VOLUME))),
+        ("spec", bytes(volume_spec(VOLUME))),
+    ]
+}
+
+fn mark_slots() -> Samples {
+    vec![
+        ("new", mark::encode_slot(0).to_vec()),
+        ("later", mark::encode_slot(123_456_789).to_vec()),
+    ]
+}
+
+fn formats() -> Samples {
+    vec![
+        ("format_1", format_text(1).into_bytes()),
+        ("today", format_text(2).into_bytes()),
+    ]
+}
+
+const VOLUME: VolumeId = VolumeId(Uuid::from_bytes([0xa7; 16]));
 
 fn heads() -> Samples {
     let later = Head {

@@ -41,14 +41,16 @@ pub(crate) enum VolumePart {
     Spec,
 }
 
-/// The inverse of [`volume_config`] and [`volume_spec`].
+/// The inverse of [`volume_config`] and [`volume_spec`]; `None` for a key that neither makes.
 pub(crate) fn parse_volume(key: &Key) -> Option<(VolumeId, VolumePart)> {
     let text = std::str::from_utf8(key.as_bytes()).ok()?;
     let (id, part) = text.strip_prefix(VOLUMES)?.split_once('/')?;
     let id = VolumeId(Uuid::try_parse(id).ok()?);
-    match part {
-        "cfg" => Some((id, VolumePart::Config)),
-        "spec" => Some((id, VolumePart::Spec)),
-        _ => None,
-    }
+    let (part, made) = match part {
+        "cfg" => (VolumePart::Config, volume_config(id)),
+        "spec" => (VolumePart::Spec, volume_spec(id)),
+        _ => return None,
+    };
+    // An id may be written in several ways; it is written in one.
+    (made == *key).then_some((id, part))
 }

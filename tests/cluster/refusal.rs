@@ -9,7 +9,7 @@ use hafs_tests::binaries::program;
 use hafs_tests::daemon::mount_command;
 use hafs_tests::mount::mounts_on;
 use hafs_tests::tree::tree;
-use hafs_tests::{Daemon, Launch, Mount, Scratch, requirement, run};
+use hafs_tests::{Daemon, Launch, Mount, Scratch, requirement, rocksdb, run};
 
 /// Starts hafsd on `dir`, which has to refuse it with `words` and leave it as it is.
 fn refuses_data_dir(launch: &Launch, words: &[&str]) {
@@ -41,13 +41,112 @@ fn a_data_dir_of_a_newer_format() {
     let marker = launch.data().join("node");
     let text = fs::read_to_string(&marker).unwrap();
     assert!(
-        text.contains("format 1\n"),
+        text.contains("format 2\n"),
         "the marker names its format: {text}"
     );
-    fs::write(&marker, text.replace("format 1\n", "format 2\n")).unwrap();
-    refuses_data_dir(&launch, &["has format 2, this hafsd knows formats up to 1"]);
+    fs::write(&marker, text.replace("format 2\n", "format 3\n")).unwrap();
+    refuses_data_dir(&launch, &["has format 3, this hafsd knows formats up to 2"]);
     fs::write(&marker, text).unwrap();
     launch.start().stop();
+}
+
+/// As hafsd made it before there were checksums over the node's own files.
+#[test]
+fn a_data_dir_of_format_1_is_taken_over() {
+    let scratch = Scratch::new();
+    let launch = used_data_dir(&scratch);
+    let data = launch.data();
+    let daemon = launch.clone().start();
+    daemon.create_volume("kept");
+    daemon.stop();
+    let today = fs::read_to_string(data.join("node")).unwrap();
+    let (lines, _) = today.split_once("crc32c ").unwrap();
+    fs::write(data.join("node"), lines.replace("format 2", "format 1")).unwrap();
+    fs::write(data.join("meta/FORMAT"), "hafs control store, format 1\n").unwrap();
+    fs::remove_file(data.join("meta/mark")).unwrap();
+    let list = r#"{ "format": 1, "boot": "an earlier one", "mounts": [] }"#;
+    fs::write(data.join("run/mounts.json"), list).unwrap();
+    for _ in 0..2 {
+        let daemon = launch.clone().start();
+        daemon.check("kept");
+        daemon.kill();
+        assert_eq!(fs::read_to_string(data.join("node")).unwrap(), today);
+    }
+}
+
+/// Flips one bit of a file.
+fn flip(path: &Path, at: usize, bit: u8) {
+    let mut bytes = fs::read(path).expect("the file to damage");
+    bytes[at] ^= 1 << bit;
+    fs::write(path, bytes).expect("the file to damage");
+}
+
+#[test]
+fn a_data_dir_with_a_flipped_bit_in_its_node_file() {
+    let scratch = Scratch::new();
+    let launch = used_data_dir(&scratch);
+    let node = launch.data().join("node");
+    let id = fs::read_to_string(&node).unwrap().find("node ").unwrap() + 5;
+    let digit = fs::read(&node).unwrap()[id];
+    // To another digit, so that the id stays one: nobody else's data is to be taken for this node's.
+    let bit = (0..3).find(|bit| (digit ^ (1 << bit)).is_ascii_hexdigit());
+    flip(&node, id, bit.unwrap());
+    refuses_data_dir(&launch, &["is damaged", "does not match its checksum"]);
+    flip(&node, id, bit.unwrap());
+    launch.start().stop();
+}
+
+/// RocksDB takes a length that leads past its log's end for a record that was never acknowledged.
+#[test]
+fn a_control_store_with_a_flipped_bit_in_the_newest_record_of_its_log() {
+    let scratch = Scratch::new();
+    let launch = used_data_dir(&scratch);
+    let daemon = launch.clone().start();
+    daemon.create_volume("acknowledged");
+    daemon.kill();
+    let meta = launch.data().join("meta");
+    let logs = fs::read_dir(meta.join("db")).unwrap();
+    let mut logs = logs.map(|entry| entry.unwrap().path());
+    let log = logs.find(|path| path.extension().is_some_and(|kind| kind == "log"));
+    let log = log.unwrap();
+    let records = rocksdb::records(&fs::read(&log).unwrap());
+    let length = records.last().unwrap() + rocksdb::LENGTH.end - 1;
+    flip(&log, length, 6);
+    let before = tree(&meta);
+    let refused = launch.start_refused();
+    refused
+        .refused(
+            1,
+            &[
+                "hafsd: cannot open the control store",
+                "next: restore it from a backup",
+            ],
+        )
+        .refused(1, &["is damaged", "it ends at revision"]);
+    assert_eq!(tree(&meta), before, "a damaged control store was touched");
+    flip(&log, length, 6);
+    let daemon = launch.start();
+    daemon.check("acknowledged");
+    daemon.stop();
+}
+
+/// It names what a successor may clear away, so a damaged one names nothing.
+#[test]
+fn a_damaged_list_of_mounts_is_told_and_begun_anew() {
+    const TOLD: &str = "what a former hafsd served is not known";
+    let scratch = Scratch::new();
+    let launch = used_data_dir(&scratch);
+    let list = launch.data().join("run/mounts.json");
+    let boot = fs::read_to_string(&list)
+        .unwrap()
+        .find("\"boot\": \"")
+        .unwrap();
+    flip(&list, boot + 9, 1);
+    let launch = launch.expect(TOLD);
+    launch.clone().start().stop();
+    let daemon = launch.start();
+    assert_eq!(daemon.log().matches(TOLD).count(), 1, "{}", daemon.log());
+    daemon.stop();
 }
 
 #[test]

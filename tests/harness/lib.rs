@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod numbers;
 pub mod progress;
 pub mod requirement;
+pub mod rocksdb;
 pub mod scratch;
 pub mod tree;
 

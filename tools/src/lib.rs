@@ -9,6 +9,9 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod fdpass;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod metrics;
 pub mod mounter;
 pub mod mountpoint;

@@ -13,7 +13,7 @@ mod memory;
 mod mounting;
 mod repair;
 mod report;
-mod served;
+pub(crate) mod served;
 mod settings;
 mod volumes;
 

@@ -11,8 +11,11 @@
 //! each other and the writer.
 //!
 //! Invariant: what a read or watch shows is durable (RocksDB publishes a write after its sync).
+//!
+//! A store is read to its last byte before it is opened for writing: one that is damaged is refused, and left as it was.
 
-mod directory;
+pub(crate) mod directory;
+pub(crate) mod mark;
 pub(crate) mod row;
 mod view;
 mod writer;
@@ -27,13 +30,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, LogLevel, Options, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, LogLevel, Options,
+    WriteOptions,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use self::directory::{Content, Directory};
-use self::row::{Change, DamagedRow, Head};
+use self::mark::Mark;
+use self::row::{Change, DamagedRow, Head, Row, decode_changes};
 use self::view::{View, fatal};
 use self::writer::Writer;
 use super::{
@@ -138,6 +143,8 @@ enum LocalError {
     Sessions,
     #[error("FORMAT says that a store is here, its database is missing")]
     NoDatabase,
+    #[error("it ends at revision {ends}, revision {written} had been written")]
+    Shorter { ends: u64, written: u64 },
 }
 
 impl LocalStore {
@@ -152,9 +159,10 @@ impl LocalStore {
 
     pub(crate) fn open_with(dir: &Path, measures: Measures) -> Result<Self, OpenError> {
         let (directory, content) = Directory::open(dir, measures.open_free_bytes_min)?;
-        let (db, head) = match content {
+        let (db, head, mark) = match content {
             Content::Store => open_database(&directory, dir)?,
-            Content::Nothing => make_database(&directory)?,
+            Content::StoreWithoutMark => renew_database(&directory, dir)?,
+            Content::Nothing => make_database(&directory, dir)?,
         };
         let (progress, _) = watch::channel(Progress {
             rev: head.rev,
@@ -169,7 +177,7 @@ impl LocalStore {
             path: dir.to_owned(),
         });
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let mut writer = Writer::new(&shared, queue, jobs.downgrade(), head, measures);
+        let mut writer = Writer::new(&shared, queue, jobs.downgrade(), (head, mark), measures);
         writer
             .end_earlier_sessions()
             .map_err(|error| damaged(dir, error))?;
@@ -272,8 +280,12 @@ impl Drop for LocalStore {
     fn drop(&mut self) {
         if let Some((jobs, thread)) = self.writer.take() {
             drop(jobs);
-            if thread.join().is_err() {
+            let Err(panic) = thread.join() else { return };
+            // hafsd has aborted by now. Where panics unwind, as in tests, nobody else would learn of it.
+            if std::thread::panicking() {
                 error!(dir = %self.shared.path.display(), "the control store's thread had panicked");
+            } else {
+                std::panic::resume_unwind(panic);
             }
         }
     }
@@ -409,39 +421,112 @@ fn damaged(dir: &Path, source: impl std::error::Error + Send + Sync + 'static) -
     }
 }
 
-fn make_database(directory: &Directory) -> Result<(DB, Head), OpenError> {
+fn make_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), OpenError> {
     directory.begin()?;
     let failed = |error| OpenError::Io {
         op: "make the database",
         path: directory.database(),
         source: io::Error::other(error),
     };
-    let db = open_rocksdb(directory, true).map_err(failed)?;
+    let db = DB::open_cf_descriptors(&options(true), directory.database(), families())
+        .map_err(failed)?;
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
     db.put_opt(HEAD_KEY, Head::EMPTY.encode(), &synced)
         .map_err(failed)?;
     directory.finish()?;
-    Ok((db, Head::EMPTY))
+    let (mark, _) = Mark::open(dir).map_err(|error| damaged(dir, error))?;
+    Ok((db, Head::EMPTY, mark))
 }
 
-fn open_database(directory: &Directory, dir: &Path) -> Result<(DB, Head), OpenError> {
-    if !directory.database().is_dir() {
+fn open_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), OpenError> {
+    let (mark, written) = Mark::open(dir).map_err(|error| damaged(dir, error))?;
+    let head = read_whole(directory, dir)?;
+    if head.rev < written {
+        let ends = head.rev;
+        return Err(damaged(dir, LocalError::Shorter { ends, written }));
+    }
+    Ok((open_whole(directory, dir)?, head, mark))
+}
+
+/// A store that has no mark yet: nobody can tell whether its log ends where it ended.
+fn renew_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), OpenError> {
+    let head = read_whole(directory, dir)?;
+    directory.begin_renewal(head.rev)?;
+    directory.finish()?;
+    let (mark, _) = Mark::open(dir).map_err(|error| damaged(dir, error))?;
+    info!(dir = %dir.display(), "the control store has a mark now");
+    Ok((open_whole(directory, dir)?, head, mark))
+}
+
+/// Nothing is written, not even by RocksDB, before all of the database has proved whole.
+fn read_whole(directory: &Directory, dir: &Path) -> Result<Head, OpenError> {
+    let path = directory.database();
+    if !path.is_dir() {
         return Err(damaged(dir, LocalError::NoDatabase));
     }
-    let db = open_rocksdb(directory, false).map_err(|error| damaged(dir, error))?;
-    let head = db.get(HEAD_KEY).map_err(|error| damaged(dir, error))?;
-    let head = head.ok_or_else(|| damaged(dir, DamagedRow("there is no head")))?;
-    let head = Head::decode(&head).map_err(|error| damaged(dir, error))?;
-    Ok((db, head))
+    DB::open_cf_descriptors_read_only(&options(false), &path, families(), false)
+        .map_err(|error| damaged(dir, error))
+        .and_then(|db| verify(&db).map_err(|error| damaged(dir, error)))
 }
 
-fn open_rocksdb(directory: &Directory, make: bool) -> Result<DB, rocksdb::Error> {
+fn open_whole(directory: &Directory, dir: &Path) -> Result<DB, OpenError> {
+    DB::open_cf_descriptors(&options(false), directory.database(), families())
+        .map_err(|error| damaged(dir, error))
+}
+
+/// Why a database is not whole.
+#[derive(Debug, thiserror::Error)]
+enum NotWhole {
+    #[error("its database cannot be read")]
+    Database(#[from] rocksdb::Error),
+    #[error(transparent)]
+    Row(#[from] DamagedRow),
+}
+
+/// Reads every row there is: RocksDB has a checksum over each block, and the rows have to fit each other.
+fn verify(db: &DB) -> Result<Head, NotWhole> {
+    let family = |name| db.cf_handle(name).expect("opened with all column families");
+    let head = db.get(HEAD_KEY)?.ok_or(DamagedRow("there is no head"))?;
+    let head = Head::decode(&head)?;
+    // The head may come from RocksDB's log, and an older one, which the next start may need, lie in a table.
+    for row in db.iterator(IteratorMode::Start) {
+        row?;
+    }
+    for row in db.iterator_cf(family(STATE), IteratorMode::Start) {
+        Row::decode(&row?.1)?;
+    }
+    let (mut next, mut bytes) = (head.oldest, 0);
+    for row in db.iterator_cf(family(HISTORY), IteratorMode::Start) {
+        let (rev, changes) = row?;
+        if *rev != next.to_be_bytes() {
+            return Err(DamagedRow("the history has a gap").into());
+        }
+        decode_changes(&changes)?;
+        next += 1;
+        bytes += changes.len() as u64;
+    }
+    if next - 1 != head.rev || bytes != head.history_bytes {
+        return Err(DamagedRow("the history is not what the head says").into());
+    }
+    Ok(head)
+}
+
+fn families() -> impl Iterator<Item = ColumnFamilyDescriptor> {
+    ["default", STATE, HISTORY].into_iter().map(|name| {
+        let mut options = Options::default();
+        options.set_write_buffer_size(MEMTABLE_BYTES);
+        ColumnFamilyDescriptor::new(name, options)
+    })
+}
+
+fn options(make: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(make);
     options.create_missing_column_families(make);
     // The default, point in time, would open as if nothing had happened when acknowledged writes in the middle of the
-    // log are damaged. Here only the last record may be cut short: it was never acknowledged.
+    // log are damaged. Here only the last record may be cut short: it was never acknowledged. A damaged length passes for that;
+    // the mark tells the two apart.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
@@ -452,13 +537,10 @@ fn open_rocksdb(directory: &Directory, make: bool) -> Result<DB, rocksdb::Error>
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
     options.set_stats_dump_period_sec(0);
-    let families = ["default", STATE, HISTORY].map(|name| {
-        let mut options = Options::default();
-        options.set_write_buffer_size(MEMTABLE_BYTES);
-        ColumnFamilyDescriptor::new(name, options)
-    });
-    DB::open_cf_descriptors(&options, directory.database(), families)
+    options
 }
 
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod tests;

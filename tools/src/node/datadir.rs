@@ -1,7 +1,8 @@
 //! The data directory of a node: whose it is, who uses it, and what lies where.
 //!
 //! ```text
-//! node               text: `hafs data directory`, `format 1`, `node UUID`; written once, when the directory is first used
+//! node               text: `hafs data directory`, `format 2`, `node UUID`, `crc32c` of the lines before; written once, when the
+//!                    directory is first used (format 1: without `crc32c`; written anew)
 //! lock               held by flock(2) while a hafsd runs; its content is that hafsd's pid
 //! meta/              the control store
 //! volumes/UUID/      the store of a volume
@@ -27,7 +28,9 @@ use crate::size;
 /// First line of the file `node`.
 const MAGIC: &str = "hafs data directory";
 /// Format of the layout above. One more whenever an older hafsd would misread it.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// One bit alone makes none of these of the other.
+pub(crate) const FORMAT_WITHOUT_CHECKSUM: u32 = 1;
 /// Below that, no new node begins: it could do nothing but fill the disk. An old one starts on a full disk too, since somebody
 /// may want to delete something: the stores of its volumes hold ballast for that.
 pub(crate) const FREE_BYTES_MIN: u64 = 32 << 20;
@@ -87,6 +90,7 @@ impl DataDir {
             _lock: lock,
         };
         data.make_room();
+        data.renew_node();
         for directory in [data.volumes(), data.run()] {
             make_directory(&directory).map_err(|error| cannot("write to", path, &error))?;
         }
@@ -100,6 +104,22 @@ impl DataDir {
         let stores = fs::read_dir(self.volumes()).into_iter().flatten();
         for store in stores.filter_map(Result::ok) {
             hafs_fs::make_room_to_open(&store.path());
+        }
+    }
+
+    /// A file `node` without a checksum gets one.
+    fn renew_node(&self) {
+        let file = self.path.join("node");
+        let is_today = |bytes: Vec<u8>| bytes == encode_node(self.node).as_bytes();
+        if fs::read(&file).is_ok_and(is_today) {
+            return;
+        }
+        match write_node(&self.path, self.node) {
+            Ok(()) => tracing::info!(path = %file.display(), "the node's file has a checksum now"),
+            // It says what it said, and the next start tries again.
+            Err(error) => {
+                tracing::warn!(path = %file.display(), %error, "the node's file stays without a checksum")
+            }
         }
     }
 
@@ -216,53 +236,86 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, Refusal> {
 
 fn read_node(path: &Path) -> Result<NodeId, Refusal> {
     let file = path.join("node");
-    let mut text = String::new();
-    let read =
-        File::open(&file).and_then(|file| file.take(NODE_FILE_BYTES_MAX).read_to_string(&mut text));
-    match read {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::InvalidData => {}
-        Err(error) => return Err(cannot("read", &file, &error)),
-    }
-    let mut lines = text.lines();
-    if lines.next() != Some(MAGIC) {
-        return Err(
-            Refusal::new(format!("{} is not a hafs data directory", path.display()))
+    let mut bytes = Vec::new();
+    File::open(&file)
+        .and_then(|file| file.take(NODE_FILE_BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|error| cannot("read", &file, &error))?;
+    decode_node(&bytes).map_err(|error| {
+        let path = path.display();
+        match error {
+            NotOurs::Foreign => Refusal::new(format!("{path} is not a hafs data directory"))
                 .why("its file `node` is not one of hafs")
                 .next("choose an empty or new directory with --data-dir"),
-        );
+            NotOurs::Newer(format) => Refusal::new(format!(
+                "the data directory {path} has format {format}, this hafsd knows formats up to {FORMAT}"
+            ))
+            .why("a newer hafs wrote it; nothing was touched")
+            .next("run that newer hafsd"),
+            NotOurs::Damaged(detail) => {
+                Refusal::new(format!("the data directory {path} is damaged"))
+                    .why(format!("its file `node` {detail}"))
+                    .next("restore that file from a backup; nothing was touched")
+            }
+        }
+    })
+}
+
+/// What a file `node` is, if not ours.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotOurs {
+    /// Another program's.
+    Foreign,
+    /// Of a format to come.
+    Newer(u32),
+    /// Ours, and not as it was written.
+    Damaged(&'static str),
+}
+
+/// The node that a file `node` names.
+pub(crate) fn decode_node(bytes: &[u8]) -> Result<NodeId, NotOurs> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    if lines.next() != Some(MAGIC) {
+        return Err(NotOurs::Foreign);
     }
-    let damaged = |detail: &str| {
-        Refusal::new(format!("the data directory {} is damaged", path.display()))
-            .why(format!("its file `node` {detail}"))
-            .next("restore that file from a backup; nothing was touched")
-    };
-    let format: u32 = lines
+    let format = lines
         .next()
         .and_then(|line| line.strip_prefix("format "))
         .and_then(|number| number.parse().ok())
-        .ok_or_else(|| damaged("does not say its format"))?;
+        .filter(|format| *format > 0)
+        .ok_or(NotOurs::Damaged("does not say its format"))?;
     if format > FORMAT {
-        return Err(Refusal::new(format!(
-            "the data directory {} has format {format}, this hafsd knows formats up to {FORMAT}",
-            path.display()
-        ))
-        .why("a newer hafs wrote it; nothing was touched")
-        .next("run that newer hafsd"));
+        return Err(NotOurs::Newer(format));
     }
-    lines
+    let node = lines
         .next()
         .and_then(|line| line.strip_prefix("node "))
         .and_then(|id| Uuid::try_parse(id).ok())
         .map(NodeId)
-        .ok_or_else(|| damaged("does not say its node"))
+        .ok_or(NotOurs::Damaged("does not say its node"))?;
+    let written = match format {
+        FORMAT_WITHOUT_CHECKSUM => node_lines(format, node),
+        _ => encode_node(node),
+    };
+    if written.as_bytes() != bytes {
+        return Err(NotOurs::Damaged("does not match its checksum"));
+    }
+    Ok(node)
+}
+
+/// All that a file `node` says.
+pub(crate) fn node_lines(format: u32, node: NodeId) -> String {
+    format!("{MAGIC}\nformat {format}\nnode {node}\n")
+}
+
+pub(crate) fn encode_node(node: NodeId) -> String {
+    let text = node_lines(FORMAT, node);
+    let crc = crc32c::crc32c(text.as_bytes());
+    format!("{text}crc32c {crc:08x}\n")
 }
 
 fn write_node(path: &Path, node: NodeId) -> io::Result<()> {
-    write_durably(
-        &path.join("node"),
-        format!("{MAGIC}\nformat {FORMAT}\nnode {node}\n").as_bytes(),
-    )
+    write_durably(&path.join("node"), encode_node(node).as_bytes())
 }
 
 fn lock(path: &Path) -> Result<File, Refusal> {
@@ -419,28 +472,72 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(
             dir.path().join("node"),
-            "hafs data directory\nformat 2\nwhatever\n",
+            "hafs data directory\nformat 3\nwhatever\n",
         )
         .unwrap();
         let refusal = refused_untouched(dir.path());
         assert!(
             refusal
                 .error
-                .contains("has format 2, this hafsd knows formats up to 1"),
+                .contains("has format 3, this hafsd knows formats up to 2"),
             "{refusal:?}"
         );
     }
 
     #[test]
-    fn a_damaged_node_file_is_refused_untouched() {
-        for text in [
-            "hafs data directory\n",
-            "hafs data directory\nformat 1\nnode 12\n",
+    fn a_node_file_without_a_checksum_gets_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "11111111-2222-4333-8444-555555555555";
+        let text = format!("{MAGIC}\nformat 1\nnode {id}\n");
+        let file = dir.path().join("node");
+        fs::write(&file, text).unwrap();
+        let node = NodeId(Uuid::try_parse(id).unwrap());
+        assert_eq!(inspect(dir.path()), Ok(Inspected::Node(node)));
+        let opened = DataDir::open(dir.path()).unwrap();
+        assert_eq!((opened.node(), opened.is_fresh()), (node, false));
+        assert_eq!(fs::read_to_string(&file).unwrap(), encode_node(node));
+    }
+
+    #[test]
+    fn a_node_file_of_neither_form_is_refused_untouched() {
+        for lines in [
+            "format 0\nnode 11111111-2222-4333-8444-555555555555\n",
+            "format 1\nnode 12\n",
+            "format 1\nnode 11111111-2222-4333-8444-555555555555",
+            "format 1\nnode 11111111-2222-4333-8444-555555555555\ncrc32c 00000000\n",
+            "format 2\nnode 11111111-2222-4333-8444-555555555555\n",
+            "",
         ] {
             let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join("node"), text).unwrap();
-            assert!(refused_untouched(dir.path()).error.contains("is damaged"));
+            fs::write(dir.path().join("node"), format!("{MAGIC}\n{lines}")).unwrap();
+            let refusal = refused_untouched(dir.path());
+            assert!(refusal.error.contains("is damaged"), "{lines}: {refusal:?}");
         }
+    }
+
+    #[test]
+    fn every_bit_of_the_node_file_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeId(Uuid::from_bytes([0xa5; 16]));
+        let whole = encode_node(node).into_bytes();
+        assert_eq!(decode_node(&whole), Ok(node));
+        for (at, bit) in (0..whole.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << bit;
+            fs::write(dir.path().join("node"), &damaged).unwrap();
+            let refusal = refused_untouched(dir.path());
+            assert!(
+                ["is damaged", "is not a hafs data directory", "has format"]
+                    .iter()
+                    .any(|words| refusal.error.contains(words)),
+                "bit {bit} of byte {at}: {refusal:?}"
+            );
+        }
+        for len in 0..whole.len() {
+            assert!(decode_node(&whole[..len]).is_err(), "the first {len} bytes");
+        }
+        let longer = [&whole[..], b"\n"].concat();
+        assert!(decode_node(&longer).is_err(), "something behind it");
     }
 
     #[test]

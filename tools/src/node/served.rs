@@ -16,28 +16,97 @@ use crate::mountpoint::{self, Probe};
 use crate::output::chain;
 
 /// Format of the file. One more whenever an older hafsd would misread it.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A mount that is, or was, served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ServedMount {
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServedMount {
     /// Name of the volume: the mount's source.
-    pub(super) volume: String,
+    pub(crate) volume: String,
     /// Where, as its helper named it.
-    pub(super) mountpoint: String,
+    pub(crate) mountpoint: String,
     /// Number of the connection; the minor of `st_dev`.
-    pub(super) connection: u32,
+    pub(crate) connection: u32,
     /// Mount namespace of its helper.
-    pub(super) namespace: u64,
+    pub(crate) namespace: u64,
 }
 
-/// What the file holds.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Content {
-    format: u32,
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Content {
     /// Connections are numbered anew at each boot.
+    pub(crate) boot: String,
+    pub(crate) mounts: Vec<ServedMount>,
+}
+
+/// The file: people read it too, so it is JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    format: u32,
+    /// Of `content` without spaces.
+    crc32c: String,
+    content: Content,
+}
+
+/// Of any format.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+/// What format 1 holds beside its number: no checksum.
+#[derive(Deserialize)]
+struct Format1 {
     boot: String,
     mounts: Vec<ServedMount>,
+}
+
+/// Why the file does not say what was served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotWritten {
+    #[error("it cannot be read")]
+    Io(#[from] io::Error),
+    #[error("it is damaged")]
+    Json(#[from] serde_json::Error),
+    #[error("it has format {0}, this hafsd knows formats up to {FORMAT}")]
+    Format(u32),
+    #[error("it does not match its checksum")]
+    Checksum,
+}
+
+impl Content {
+    fn crc32c(&self) -> Result<String, serde_json::Error> {
+        let crc = crc32c::crc32c(&serde_json::to_vec(self)?);
+        Ok(format!("{crc:08x}"))
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec_pretty(&Written {
+            format: FORMAT,
+            crc32c: self.crc32c()?,
+            content: self.clone(),
+        })
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, NotWritten> {
+        let head: Head = serde_json::from_slice(bytes)?;
+        match head.format {
+            1 => {
+                let Format1 { boot, mounts } = serde_json::from_slice(bytes)?;
+                return Ok(Self { boot, mounts });
+            }
+            FORMAT => {}
+            other => return Err(NotWritten::Format(other)),
+        }
+        let written: Written = serde_json::from_slice(bytes)?;
+        if written.content.crc32c()? != written.crc32c {
+            return Err(NotWritten::Checksum);
+        }
+        Ok(written.content)
+    }
 }
 
 /// The file.
@@ -101,31 +170,35 @@ impl ServedMounts {
 
     /// What a former hafsd served since the machine started.
     fn read(&self) -> Vec<ServedMount> {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-            Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "cannot read former mounts");
-                return Vec::new();
-            }
-        };
-        match serde_json::from_slice::<Content>(&bytes) {
-            Ok(content) if content.boot == boot_id() => content.mounts,
+        match self.read_content() {
+            Ok(Some(content)) if content.boot == boot_id() => content.mounts,
             Ok(_) => Vec::new(),
             Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "cannot read former mounts");
+                tracing::warn!(
+                    path = %self.path.display(),
+                    error = chain(&error),
+                    "what a former hafsd served is not known; its dead mounts stay until they are unmounted"
+                );
                 Vec::new()
             }
         }
     }
 
+    /// `None`: there is no such file.
+    fn read_content(&self) -> Result<Option<Content>, NotWritten> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Content::decode(&bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn write(&self, mounts: &[ServedMount]) -> io::Result<()> {
         let content = Content {
-            format: FORMAT,
             boot: boot_id(),
             mounts: mounts.to_vec(),
         };
-        write_durably(&self.path, &serde_json::to_vec_pretty(&content)?)
+        write_durably(&self.path, &content.encode()?)
     }
 }
 
@@ -214,18 +287,63 @@ mod tests {
     }
 
     #[test]
-    fn another_boots_and_broken_files_name_nothing() {
+    fn another_boots_mounts_are_nobodys() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mounts.json");
-        let served = ServedMounts::new(path.clone());
         let content = Content {
-            format: 1,
             boot: "earlier".into(),
             mounts: vec![mount(3)],
         };
-        fs::write(&path, serde_json::to_vec(&content).unwrap()).unwrap();
-        assert!(served.read().is_empty());
-        fs::write(&path, b"{\"format\":").unwrap();
-        assert!(served.read().is_empty());
+        fs::write(&path, content.encode().unwrap()).unwrap();
+        assert!(ServedMounts::new(path).read().is_empty());
+    }
+
+    #[test]
+    fn every_bit_of_the_file_counts() {
+        let content = Content {
+            boot: boot_id(),
+            mounts: vec![mount(3), mount(4)],
+        };
+        let whole = content.encode().unwrap();
+        assert_eq!(Content::decode(&whole).unwrap(), content);
+        for (at, bit) in (0..whole.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << bit;
+            let found = Content::decode(&damaged);
+            assert!(found.is_err(), "bit {bit} of byte {at}: {found:?}");
+        }
+        for len in 0..whole.len() {
+            assert!(
+                Content::decode(&whole[..len]).is_err(),
+                "the first {len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_without_a_checksum_is_read() {
+        let mounts = vec![mount(3), mount(4)];
+        let boot = boot_id();
+        let text = serde_json::json!({ "format": 1, "boot": boot, "mounts": mounts });
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mounts.json");
+        fs::write(&path, serde_json::to_vec_pretty(&text).unwrap()).unwrap();
+        assert_eq!(ServedMounts::new(path).read(), mounts);
+    }
+
+    #[test]
+    fn other_formats_are_not_misread() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mounts.json");
+        for format in [0, 3] {
+            let text = format!(r#"{{"format":{format},"boot":"b","mounts":[]}}"#);
+            let error = Content::decode(text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, NotWritten::Format(found) if found == format),
+                "{error}"
+            );
+            fs::write(&path, text).unwrap();
+            assert!(ServedMounts::new(path.clone()).read().is_empty());
+        }
     }
 }

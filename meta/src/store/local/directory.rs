@@ -15,10 +15,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::mark::{self, Mark};
 use crate::error::OpenError;
 
 /// The format that this version writes, and the newest that it reads.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
+/// The first format with a mark.
+const FORMAT_WITH_MARK: u32 = 2;
 /// What stands before the version in `FORMAT`.
 const FORMAT_MAGIC: &str = "hafs control store, format ";
 /// Bytes of `FORMAT` that are looked at: enough for any version number.
@@ -26,6 +29,8 @@ const FORMAT_BYTES_MAX: u64 = 256;
 const FORMAT: &str = "FORMAT";
 const FORMAT_NEW: &str = "FORMAT.new";
 const DATABASE: &str = "db";
+/// What a making that was cut short may leave.
+const OURS: [&str; 3] = [FORMAT_NEW, DATABASE, mark::FILE];
 
 /// A directory that is ours alone (flock) as long as this lives.
 #[derive(Debug)]
@@ -37,8 +42,10 @@ pub(super) struct Directory {
 /// What [`Directory::open`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// A store of a known format.
+    /// A store of today's format.
     Store,
+    /// A store of format 1, which has no mark: [`Directory::begin_renewal`], then [`Directory::finish`].
+    StoreWithoutMark,
     /// Nothing, or what a cut short making left: [`Directory::begin`], then [`Directory::finish`].
     Nothing,
 }
@@ -87,7 +94,7 @@ impl Directory {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Marks the directory as one in which a store is being made, and clears away what an earlier try left.
+    /// Says that a store is being made in the directory, and clears away what an earlier try left.
     pub(super) fn begin(&self) -> Result<(), OpenError> {
         let database = self.database();
         match fs::remove_dir_all(&database) {
@@ -100,11 +107,19 @@ impl Directory {
             }
             Ok(()) | Err(_) => {}
         }
+        self.begin_renewal(0)
+    }
+
+    /// Gives the directory all of today's format but its name: a mark, for a store at `rev`.
+    pub(super) fn begin_renewal(&self, rev: u64) -> Result<(), OpenError> {
         let path = self.path.join(FORMAT_NEW);
         let write = || {
             let mut file = fs::File::create(&path)?;
-            file.write_all(format_text().as_bytes())?;
+            file.write_all(format_text(FORMAT_VERSION).as_bytes())?;
             file.sync_all()?;
+            // FORMAT.new says whose the rest is.
+            rustix::fs::fsync(&self.fd)?;
+            Mark::create(&self.path, rev)?;
             rustix::fs::fsync(&self.fd)?;
             Ok(())
         };
@@ -115,7 +130,7 @@ impl Directory {
         })
     }
 
-    /// The database is whole and synced: from now on this is a store.
+    /// The database is whole and synced: from now on this is a store of today's format.
     pub(super) fn finish(&self) -> Result<(), OpenError> {
         let path = self.path.join(FORMAT);
         rustix::fs::renameat(&self.fd, FORMAT_NEW, &self.fd, FORMAT)
@@ -131,29 +146,29 @@ impl Directory {
             })
         };
         if let Some(format) = self.read_start(FORMAT)? {
-            let version = std::str::from_utf8(&format)
-                .ok()
-                .and_then(|text| text.strip_prefix(FORMAT_MAGIC))
-                .and_then(|version| version.trim_end().parse().ok());
-            return match version {
+            return match parse_format(&format) {
                 None | Some(0) => foreign("its file FORMAT says something else".to_owned()),
                 Some(found) if found > FORMAT_VERSION => {
                     let (dir, known) = (self.path.clone(), FORMAT_VERSION);
                     Err(OpenError::Newer { dir, found, known })
                 }
+                Some(found) if found < FORMAT_WITH_MARK => Ok(Content::StoreWithoutMark),
                 Some(_) => Ok(Content::Store),
             };
         }
         let names = self.names()?;
         // Synced before the database was begun, so it may be cut short only while it is alone.
-        let begun = match self.read_start(FORMAT_NEW)? {
-            Some(begun) if names.len() == 1 => format_text().as_bytes().starts_with(&begun),
-            Some(begun) => format_text().as_bytes() == begun,
-            None => false,
-        };
+        let cut_short = self.read_start(FORMAT_NEW)?;
+        let begun = cut_short.is_some_and(|begun| {
+            let mut texts = (1..=FORMAT_VERSION).map(format_text);
+            let is_alone = names.len() == 1;
+            texts.any(|text| {
+                begun == text.as_bytes() || (is_alone && text.as_bytes().starts_with(&begun))
+            })
+        });
         let stranger = names
             .into_iter()
-            .find(|name| !(begun && (name == FORMAT_NEW || name == DATABASE)));
+            .find(|name| !(begun && OURS.iter().any(|ours| name == ours)));
         match stranger {
             None => Ok(Content::Nothing),
             Some(name) => foreign(format!("it holds {}", name.display())),
@@ -203,8 +218,15 @@ impl Directory {
     }
 }
 
-fn format_text() -> String {
-    format!("{FORMAT_MAGIC}{FORMAT_VERSION}\n")
+/// The version that `FORMAT` says.
+pub(crate) fn parse_format(bytes: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let version = text.strip_prefix(FORMAT_MAGIC)?;
+    version.trim_end().parse().ok()
+}
+
+pub(crate) fn format_text(version: u32) -> String {
+    format!("{FORMAT_MAGIC}{version}\n")
 }
 
 fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {

@@ -59,13 +59,16 @@ impl Fixture for LocalFixture {
         let copy = self.path(kills);
         // Else RocksDB's compactions would change files between the copies of two of them.
         store.shared.db.cancel_all_background_work(true);
+        // The writer may end a session meanwhile: a mark is older than what it marks, never newer.
+        let mark = fs::read(self.path(kills - 1).join("mark")).unwrap();
         copy_dir(&self.path(kills - 1), &copy);
+        fs::write(copy.join("mark"), mark).unwrap();
         drop(store);
         LocalStore::open_with(&copy, measures()).unwrap()
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(super) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -95,7 +98,7 @@ fn open(dir: &Path) -> Result<LocalStore, OpenError> {
 }
 
 /// Every file under `dir` with its content.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -111,7 +114,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Opens a directory that must be refused and left alone; the error, and the line that a user sees.
-fn refused(dir: &Path) -> (OpenError, String) {
+pub(super) fn refused(dir: &Path) -> (OpenError, String) {
     let before = files(dir);
     let error = open(dir).unwrap_err();
     assert_eq!(files(dir), before, "untouched");
@@ -227,7 +230,7 @@ fn a_database_that_nothing_says_is_ours_is_refused() {
         None,
         Some(""),
         Some("hafs control"),
-        Some("hafs control store, format 2\n"),
+        Some("hafs control store, format 3\n"),
     ] {
         if let Some(format_new) = format_new {
             fs::write(dir.path().join("FORMAT.new"), format_new).unwrap();
@@ -244,20 +247,20 @@ fn a_database_that_nothing_says_is_ours_is_refused() {
 fn a_newer_format_is_refused() {
     let dir = TempDir::new().unwrap();
     made(dir.path());
-    fs::write(dir.path().join("FORMAT"), "hafs control store, format 2\n").unwrap();
+    fs::write(dir.path().join("FORMAT"), "hafs control store, format 3\n").unwrap();
     let (error, line) = refused(dir.path());
     assert!(
         matches!(
             error,
             OpenError::Newer {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ),
         "{error:?}"
     );
-    let want = "has control store format 2, this version of hafs knows formats up to 1";
+    let want = "has control store format 3, this version of hafs knows formats up to 2";
     assert!(line.ends_with(want), "{line}");
 }
 
@@ -336,11 +339,17 @@ async fn a_full_disk_is_refused_and_puts_too_but_not_deletions() {
 #[test]
 fn a_making_that_was_cut_short_is_begun_anew() {
     let dir = TempDir::new().unwrap();
-    for begun in ["", "hafs control", "hafs control store, format 1\n"] {
+    for begun in [
+        "",
+        "hafs control",
+        "hafs control store, format 1\n",
+        "hafs control store, format 2\n",
+    ] {
         fs::write(dir.path().join("FORMAT.new"), begun).unwrap();
         open(dir.path()).unwrap();
         assert!(!dir.path().join("FORMAT.new").exists());
         fs::remove_file(dir.path().join("FORMAT")).unwrap();
+        fs::remove_file(dir.path().join("mark")).unwrap();
         fs::remove_dir_all(dir.path().join("db")).unwrap();
     }
     // With a database that is not whole.
@@ -351,6 +360,7 @@ fn a_making_that_was_cut_short_is_begun_anew() {
     .unwrap();
     fs::create_dir(dir.path().join("db")).unwrap();
     fs::write(dir.path().join("db/CURRENT"), "MANI").unwrap();
+    fs::write(dir.path().join("mark"), "hC").unwrap();
     open(dir.path()).unwrap();
     open(dir.path()).unwrap();
 }

@@ -9,8 +9,10 @@ use std::sync::{Arc, PoisonError};
 
 use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, watch};
+use tracing::warn;
 use uuid::Uuid;
 
+use super::mark::Mark;
 use super::row::{Change, DamagedRow, Head, Row, encode_changes};
 use super::view::{View, fatal};
 use super::{HEAD_KEY, HISTORY, Job, LocalError, Measures, SESSIONS_MAX, STATE, Shared};
@@ -24,6 +26,7 @@ pub(super) struct Writer {
     /// Weak: the queue ends with the store, not with its last session.
     jobs: mpsc::WeakSender<Job>,
     head: Head,
+    mark: Mark,
     measures: Measures,
     sessions: BTreeMap<SessionId, OpenSession>,
 }
@@ -39,7 +42,7 @@ impl Writer {
         shared: &Arc<Shared>,
         queue: mpsc::Receiver<Job>,
         jobs: mpsc::WeakSender<Job>,
-        head: Head,
+        (head, mark): (Head, Mark),
         measures: Measures,
     ) -> Self {
         let (shared, sessions) = (Arc::clone(shared), BTreeMap::new());
@@ -48,6 +51,7 @@ impl Writer {
             queue,
             jobs,
             head,
+            mark,
             measures,
             sessions,
         }
@@ -165,6 +169,10 @@ impl Writer {
             let cause: Cause = Arc::new(error);
             shared.fail(Arc::clone(&cause));
             return Err(ControlError::Unknown(cause));
+        }
+        // Only a hint for the next open: a store lives without it.
+        if let Err(error) = self.mark.set(head.rev) {
+            warn!(%error, "the control store's mark is not written");
         }
         self.head = head;
         self.note_sessions(changes);

@@ -1,0 +1,4 @@
+//! The target `meta_id` of hafs-meta.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hafs_meta::fuzz::attack("meta_id", bytes));
