@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hafs_protocol::{Epoch, Lsn};
@@ -49,6 +50,7 @@ impl Volume {
             settings,
             epoch,
             log,
+            Mark::open(dir)?,
             empty_totals(),
             (Lsn(0), Unflushed::default()),
         )?;
@@ -97,9 +99,8 @@ impl Volume {
         check_settings(settings)?;
         make_room_to_open(dir);
         let store = Store::open(dir, identity, &settings.cache, settings.segment_bytes)?;
-        let (mark, durable) = Mark::open(dir)?;
-        drop(mark);
-        let durable = durable.max(settings.committed);
+        let (mark, marked) = Mark::open(dir)?;
+        let durable = marked.max(settings.committed);
         let mut recovery = Recovery::begin(store)?;
         let flushed = recovery.totals.applied.pos.lsn;
         let applied = recovery.totals.applied.clone();
@@ -123,7 +124,9 @@ impl Volume {
             %epoch,
             "opened the volume"
         );
-        let mut inner = Inner::new(store, settings, epoch, log, totals, (flushed, unflushed))?;
+        let before = (flushed, unflushed);
+        let mark = (mark, marked);
+        let mut inner = Inner::new(store, settings, epoch, log, mark, totals, before)?;
         inner.metrics = Arc::new(Metrics::new(began.elapsed(), replayed));
         let inner = Arc::new(inner);
         inner.begin_epoch()?;
@@ -139,6 +142,9 @@ impl Volume {
     ///
     /// # Errors
     /// What the last sync or flush failed with. The threads have ended all the same.
+    ///
+    /// # Panics
+    /// If a thread of the volume has.
     pub fn close(&self) -> Result<(), FsError> {
         if self.inner.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -153,6 +159,9 @@ impl Volume {
     }
 
     /// Ends as `kill -9` would end the process: nothing is synced or flushed. For tests.
+    ///
+    /// # Panics
+    /// If a thread of the volume has.
     #[doc(hidden)]
     pub fn crash(self) {
         self.inner.closed.store(true, Ordering::Release);
@@ -163,10 +172,16 @@ impl Volume {
     fn stop_threads(&self) {
         self.inner.marks.close();
         self.inner.stop_chores();
-        for thread in self.threads.lock().drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the volume panicked");
-            }
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+        let Some(panic) = ended.into_iter().find_map(Result::err) else {
+            return;
+        };
+        // hafsd has aborted by now. Where panics unwind, as in tests, nobody else would learn of it.
+        if thread::panicking() {
+            tracing::error!("a thread of the volume panicked");
+        } else {
+            std::panic::resume_unwind(panic);
         }
     }
 }
@@ -189,10 +204,10 @@ impl Inner {
         settings: &VolumeSettings,
         epoch: Epoch,
         log: LogWriter,
+        (mark, durable): (Mark, Lsn),
         totals: Totals,
         (flushed, unflushed): (Lsn, Unflushed),
     ) -> Result<Self, FsError> {
-        let (mark, durable) = Mark::open(store.dir())?;
         let ballast = Ballast::new(store.dir(), settings.state_buffer_bytes)?;
         let marks = Watermarks::new(totals.applied.pos.lsn);
         marks.raise_durable(durable.min(totals.applied.pos.lsn));

@@ -106,7 +106,8 @@ impl Volume {
             let (store, totals, unflushed) = recovery.finish()?;
             let epoch = totals.applied.pos.epoch;
             let before = (applied.pos.lsn, unflushed);
-            Inner::new(store, settings, epoch, log, totals, before)?.flush()?;
+            let mark = Mark::open(dir)?;
+            Inner::new(store, settings, epoch, log, mark, totals, before)?.flush()?;
         } else if repair.mark.is_some() {
             Mark::lower(dir, applied.pos.lsn)?;
         }

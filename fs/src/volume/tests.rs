@@ -468,3 +468,39 @@ fn a_store_whose_directory_was_replaced_is_not_written_to() {
     assert_eq!(volume.read(ino, 0, 300_000).unwrap(), vec![2; 300_000]);
     assert_clean(&volume);
 }
+
+/// hafsd aborts when a thread panics. Here whoever ends the volume has to meet it, or a suite would pass over it.
+#[test]
+fn a_panic_of_a_thread_of_the_volume_comes_out_when_the_volume_ends() {
+    let ends: [fn(Volume); 3] = [
+        |volume| volume.close().unwrap(),
+        |volume| volume.crash(),
+        |volume| drop(volume),
+    ];
+    for end in ends {
+        let mut fixture = Fixture::new();
+        let volume = fixture.open();
+        file(&volume, b"a");
+        let thread = std::thread::spawn(|| panic!("books do not balance"));
+        volume.threads.lock().push(thread);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| end(volume)));
+        let panic = ended.unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"books do not balance"));
+        // Nobody holds the store any more.
+        assert_clean(&fixture.open());
+    }
+}
+
+/// The three that a volume has are among those.
+#[test]
+fn all_threads_of_a_volume_are_waited_for() {
+    let mut fixture = Fixture::new();
+    let volume = fixture.open();
+    let threads = volume.threads.lock();
+    let mut names: Vec<_> = threads
+        .iter()
+        .map(|it| it.thread().name().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["hafs-collect", "hafs-commit", "hafs-keep"]);
+}
