@@ -1,11 +1,13 @@
 //! Walks a volume and proves its invariants, on a picture of its state that does not change while it is in use.
 //!
 //! Every row of every table is read, and every byte that a file holds: link counts, names, extents, sizes, sums, checksums
-//! and hashes of all pieces, and at last the digest over all rows against the one that was kept up to date all along. What
-//! cannot be read is a finding like any other, and the rest is checked all the same.
+//! and hashes of all pieces, and the digest over all rows against the one that was kept up to date all along. At last RocksDB's
+//! files are read once more, past all caches: every block of theirs has a checksum. What cannot be read is a finding like any
+//! other, and the rest is checked all the same.
 //!
 //! Memory is bounded: names are counted for a *window* of inodes at a time, and pieces are looked at as their extents come.
-//! What lies in segments and extents is in `check/pieces.rs`, the names of what is hurt in `check/paths.rs`.
+//! What lies in segments and extents is in `check/pieces.rs`, RocksDB's files in `check/state.rs`, the names of what is hurt in
+//! `check/paths.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
@@ -27,6 +29,7 @@ use crate::types::{FileKind, Ino};
 mod paths;
 mod pieces;
 mod problem;
+mod state;
 
 pub use problem::{Problem, ProblemKind};
 
@@ -36,8 +39,8 @@ use problem::next;
 const PROBLEMS_MAX: usize = 1000;
 /// Inodes whose names are counted at once: some 64 MiB. Each window reads all names once.
 const WINDOW_INODES: usize = 1 << 20;
-/// Names after which whoever waits is asked whether they still want it.
-const NAMES_A_STEP: u64 = 4096;
+/// Names, or other rows, after which whoever waits is asked whether they still want it.
+const ROWS_A_STEP: u64 = 4096;
 
 /// What a check saw.
 #[derive(Clone, Debug, Default)]
@@ -238,6 +241,7 @@ pub(crate) fn check_in_windows(
     }
     pieces::check_places(&picture, &mut findings);
     pieces::check_segments(&picture, &mut findings)?;
+    state::check_files(store, &mut findings)?;
     check_totals(&applied, &mut findings);
     paths::name(&picture, &mut findings.report.problems);
     Ok((findings.report, findings.live))
@@ -288,7 +292,7 @@ fn count_links(
         };
         let Some((key, raw)) = row else { break };
         read += 1;
-        if read % NAMES_A_STEP == 0 {
+        if read % ROWS_A_STEP == 0 {
             findings.step()?;
         }
         let decoded = key_ino(&key)

@@ -36,6 +36,7 @@ use crate::space::DiskBytes;
 use crate::store::key::{LocalTable, Table, key_ino, row_body};
 use crate::store::memtable::{AnyTable, Batch, Layers, Memtables, MergedRows, Order};
 use crate::store::segment::Segments;
+use crate::store::state::StateFiles;
 use crate::store::syncfile::{io_error, sync_dir, write_file_durably};
 
 pub(crate) mod codec;
@@ -46,6 +47,7 @@ pub(crate) mod mark;
 pub(crate) mod memtable;
 pub(crate) mod replay;
 pub(crate) mod segment;
+pub(crate) mod state;
 pub(crate) mod syncfile;
 
 /// Format of a store's directory. One more with each change that an older binary cannot read.
@@ -422,6 +424,26 @@ impl Store {
         self.memtables.apply(batch);
     }
 
+    /// The files of the state, past everything that is in memory.
+    ///
+    /// # Errors
+    /// [`FsError::StateLost`] if they do not open again, [`FsError::Refused`] if others lie in their place.
+    pub(crate) fn state_files(&self) -> Result<StateFiles<'_>, FsError> {
+        self.check_place()?;
+        StateFiles::open(&self.db, &state_dir(&self.dir)).map_err(FsError::StateLost)
+    }
+
+    /// RocksDB's files stay as they are from now on; a flush makes new ones.
+    #[cfg(test)]
+    pub(crate) fn stop_compactions(&self) {
+        for table in AnyTable::all() {
+            let never = [("disable_auto_compactions", "true")];
+            self.db.set_options_cf(self.cf(table), &never).unwrap();
+        }
+        let options = rocksdb::WaitForCompactOptions::default();
+        self.db.wait_for_compact(&options).unwrap();
+    }
+
     /// What has been written until now, for [`Self::flush`]. The caller holds the write lock, and has synced log and segments
     /// under it.
     pub(crate) fn seal(&self) -> Layers {
@@ -623,7 +645,8 @@ fn table_options(cache: &SharedCache) -> Options {
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
-    blocks.set_format_version(5);
+    // The first whose footers have a checksum, and whose blocks' checksums say where they belong.
+    blocks.set_format_version(6);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(DBCompressionType::Lz4);

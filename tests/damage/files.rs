@@ -71,7 +71,7 @@ fn judge(verdict: Verdict, file: &Path, end: End, how: Harm, what: &str) {
             "{what}: {error}"
         );
     } else if is("mark") && how == Harm::HalfWritten {
-        verdict.unhurt(); // one slot is there
+        verdict.told("one of the two durable marks is damaged", file); // one slot is there
     } else if is("mark") && how == Harm::CutInHalf {
         verdict.opened();
     } else if is("mark") {
@@ -112,6 +112,11 @@ fn judge(verdict: Verdict, file: &Path, end: End, how: Harm, what: &str) {
             matches!(error, FsError::StateLost(_) | FsError::State(_)),
             "{what}: {error}"
         );
+    } else if is(".sst") {
+        // It has its length, so RocksDB sees only when it reads it.
+        if let Verdict::Opened(opened) = verdict {
+            assert!(!opened.is_unhurt(), "{what}: {opened:?}");
+        }
     } else if is("state/") {
         // What is left of RocksDB's: true bytes or errors, which reading back has seen to.
     } else {

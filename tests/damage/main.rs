@@ -14,3 +14,4 @@ mod mounted;
 mod random;
 mod repair;
 mod store;
+mod warnings;

@@ -22,6 +22,8 @@ struct Tally {
     refused: u64,
     eio: u64,
     reported: u64,
+    /// In the log alone: something else stands for what was hit.
+    told: u64,
     shorter: u64,
     unhurt: u64,
 }
@@ -114,6 +116,8 @@ fn judge(prepared: &Prepared, verdict: Verdict, flip: &str, tally: &mut Tally) {
                 tally.reported += 1;
             } else if prepared.end == End::Crashed && opened.tail < crate::store::TAIL_FILES {
                 tally.shorter += 1;
+            } else if !opened.warnings.is_empty() {
+                tally.told += 1;
             } else {
                 tally.unhurt += 1;
             }

@@ -13,6 +13,7 @@ use hafs_protocol::{Epoch, Lineage, NodeId, StoreId, VolumeId};
 use hafs_tests::numbers;
 
 use crate::layout;
+use crate::warnings::warnings_of;
 
 /// The epochs that a store was made in, and in which a damaged copy is opened.
 const MADE_IN: u32 = 2;
@@ -85,10 +86,12 @@ pub(crate) struct Opened {
     pub(crate) report: Result<CheckReport, FsError>,
     /// Unsynced files that are there.
     pub(crate) tail: usize,
+    /// What was logged as WARN or ERROR.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Opened {
-    /// Nobody noticed anything, since nothing that counts was hit.
+    /// Everything can be read, and the check finds nothing.
     pub(crate) fn is_unhurt(&self) -> bool {
         self.errors.is_empty() && self.report.as_ref().is_ok_and(|r| r.problem_count == 0)
     }
@@ -115,6 +118,28 @@ impl Verdict {
     pub(crate) fn unhurt(self) -> Opened {
         let opened = self.opened();
         assert!(opened.is_unhurt(), "{opened:?}");
+        opened
+    }
+
+    /// Nothing was hit that says something: nobody noticed.
+    #[track_caller]
+    pub(crate) fn unnoticed(self) -> Opened {
+        let opened = self.unhurt();
+        assert_eq!(opened.warnings, Vec::<String>::new());
+        opened
+    }
+
+    /// Something was hit that something else stands for: it is told in one line, with the file's name.
+    #[track_caller]
+    pub(crate) fn told(self, words: &str, file: &Path) -> Opened {
+        let opened = self.unhurt();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let is_told = |line: &String| line.contains(words) && line.contains(name);
+        assert!(
+            opened.warnings.len() == 1 && opened.warnings.iter().all(is_told),
+            "{:?}",
+            opened.warnings
+        );
         opened
     }
 }
@@ -255,6 +280,7 @@ impl Prepared {
             errors,
             report: volume.check(&mut |_, _| {}),
             tail: tails.len(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -341,9 +367,13 @@ impl Copy<'_> {
     }
 
     pub(crate) fn verdict_again(&self, epoch: u32) -> Verdict {
-        match self.open_again(epoch) {
+        let (verdict, warnings) = warnings_of(|| match self.open_again(epoch) {
             Err(error) => Verdict::Refused(error),
             Ok(volume) => Verdict::Opened(self.prepared.read_back(&volume)),
+        });
+        match verdict {
+            Verdict::Refused(error) => Verdict::Refused(error),
+            Verdict::Opened(opened) => Verdict::Opened(Opened { warnings, ..opened }),
         }
     }
 

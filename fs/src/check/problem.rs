@@ -99,6 +99,8 @@ problem_kinds! {
     Stranger,
     /// The books of what is alive in the segments are wrong.
     LiveBytes,
+    /// A file of RocksDB's is not what was written.
+    StateFile,
 }
 
 /// Something in a volume that should not be so.

@@ -45,6 +45,15 @@ struct FoundFile {
     full_length: bool,
 }
 
+impl FoundFile {
+    /// Called for each file that the log goes on with.
+    fn tell_damage(&self) {
+        if self.chain_before.is_none() {
+            tracing::warn!(path = %self.path.display(), "the header of a log file is damaged; its records count without it");
+        }
+    }
+}
+
 /// Reads a log from a position on.
 #[derive(Debug)]
 pub(crate) struct LogReader {
@@ -241,6 +250,7 @@ impl LogReader {
         };
         let (before, rest) = self.files.split_at(start.unwrap_or(0));
         for (file, next) in before.iter().zip(self.files.iter().skip(1)) {
+            file.tell_damage();
             walk.full.push_back(FullFile {
                 path: file.path.clone(),
                 last: Lsn(next.first.0.saturating_sub(1)),
@@ -358,9 +368,7 @@ impl Walk {
         }
         let end = self.read_frames(&bytes, from, synced, each)?;
         self.syncer.wrote(&file, end.offset);
-        if found.chain_before.is_none() {
-            tracing::warn!(path = %found.path.display(), "the header of a log file is damaged; its records are whole");
-        }
+        found.tell_damage();
         if found.full_length && found.chain_before.is_some() {
             self.active = Some((file, end));
         } else if self.head.lsn < found.first {
