@@ -26,6 +26,7 @@ use crate::store::key::{
 use crate::store::logfile::{WholeFrame, decode_header, encode_frame, encode_header};
 use crate::store::mark;
 use crate::types::Ino;
+use crate::volume::acl::Acl;
 
 /// A decoder under attack.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     target("record", record, samples::records),
     target("frame", frame, samples::frames),
     target("log_header", log_header, samples::log_headers),
@@ -55,6 +56,7 @@ pub const TARGETS: [Target; 16] = [
     target("applied", applied, samples::applied),
     target("epochs", epochs, samples::epochs),
     target("losses", losses, samples::losses),
+    target("acl", acl, samples::acls),
     target("mountinfo", mount_table, samples::mount_tables),
 ];
 
@@ -305,6 +307,22 @@ fn epochs(bytes: &[u8]) {
 
 fn losses(bytes: &[u8]) {
     canonical(bytes, decode_losses(bytes), |losses| encode_losses(losses));
+}
+
+fn acl(bytes: &[u8]) {
+    match Acl::decode(bytes) {
+        Err(_) => {}
+        Ok(None) => assert_eq!(bytes, samples::NO_ACL),
+        Ok(Some(acl)) => {
+            assert_eq!(acl.encode(), bytes);
+            let mut changed = acl;
+            changed.set_perm(0o640);
+            assert_eq!(changed.perm(), 0o640);
+            assert_eq!(changed.masquerade(0o4750), 0o4640);
+            let again = Acl::decode(&changed.encode());
+            assert_eq!(again.expect("still valid"), Some(changed));
+        }
+    }
 }
 
 fn mount_table(bytes: &[u8]) {

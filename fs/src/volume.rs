@@ -39,7 +39,7 @@ use crate::types::{Ino, StatFs};
 use crate::volume::collect::Collector;
 use crate::volume::txn::{NewPiece, Txn};
 
-mod acl;
+pub(crate) mod acl;
 mod attr;
 mod background;
 mod collect;

@@ -334,3 +334,84 @@ fn scripts_stop_at_the_first_error() {
         .collect();
     assert_none(&careless, "a script without `set -euo pipefail`");
 }
+
+/// Where stored bytes are decoded, by functions that are called so: `decode…`, `parse…`, `key_…`, `row_body`.
+const DECODERS: [&str; 3] = ["fs/src/", "meta/src/", "tools/src/node/"];
+/// The kernel's bytes, and whoever calls all of them.
+const NO_DECODERS: [&str; 4] = ["/fuse/", "/fuzz", "/tests.rs", "/conformance/"];
+/// Decoders without a target, and why they need none.
+const NO_TARGET: [(&str, &str); 7] = [
+    ("decode_extent", "Extent::decode_at, of a row"),
+    ("decode_mutation", "a part of Record::decode"),
+    ("decode_piece", "a part of Record::decode"),
+    ("parse_id", "decode_id, of a row"),
+    ("parse_line", "a part of mountinfo::parse"),
+    ("probe::parse", "the kernel's bytes"),
+    ("record::decode", "decode_bytes, of a row"),
+];
+
+/// The decoders in a source, with their types, or their modules where the name alone says little.
+fn decoders(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut of_type = None;
+    let lines = source.text.lines();
+    for line in lines.take_while(|line| *line != "mod tests {") {
+        if let Some(rest) = line.strip_prefix("impl") {
+            let named = rest.rsplit(" for ").next().unwrap_or_default();
+            let named = match named.strip_prefix('<') {
+                Some(generic) => generic.split("> ").nth(1).unwrap_or_default(),
+                None => named,
+            };
+            let is_name = |c: char| c.is_alphanumeric() || c == '_';
+            let name: String = named.trim().chars().take_while(|c| is_name(*c)).collect();
+            of_type = Some(name);
+        } else if line == "}" {
+            of_type = None;
+        }
+        let Some((_, rest)) = line.split_once("fn ") else {
+            continue;
+        };
+        let end = rest.find(['(', '<']).unwrap_or(rest.len());
+        let (name, arguments) = rest.split_at(end);
+        let is_decoder = ["decode", "parse", "row_body"].contains(&name)
+            || name.starts_with("decode_")
+            || name.starts_with("parse_")
+            || (name.starts_with("key_") && arguments.contains("&[u8]"));
+        if !is_decoder || arguments.contains("self") {
+            continue;
+        }
+        let stem = Path::new(&source.path).file_stem();
+        let stem = stem.and_then(|stem| stem.to_str()).unwrap_or_default();
+        found.push(match &of_type {
+            Some(of_type) => format!("{of_type}::{name}"),
+            None if ["decode", "parse"].contains(&name) => format!("{stem}::{name}"),
+            None => name.to_owned(),
+        });
+    }
+    found
+}
+
+#[test]
+fn every_decoder_of_stored_bytes_has_a_fuzz_target() {
+    let is_target = |source: &Source| source.path.ends_with("/src/fuzz.rs");
+    let sources = rust();
+    let targets = sources.iter().filter(|source| is_target(source));
+    let targets: String = targets.map(|source| source.text.as_str()).collect();
+    let stored = sources.iter().filter(|source| {
+        DECODERS.iter().any(|dir| source.path.starts_with(dir))
+            && !NO_DECODERS.iter().any(|part| source.path.contains(part))
+    });
+    let decoders: BTreeSet<String> = stored.flat_map(decoders).collect();
+    assert!(decoders.len() > 30, "{decoders:?}");
+    let exempt = |decoder: &str| NO_TARGET.iter().any(|(name, _)| *name == decoder);
+    let mut wrong: Vec<_> = decoders
+        .iter()
+        .filter(|decoder| !targets.contains(decoder.as_str()) && !exempt(decoder))
+        .cloned()
+        .collect();
+    let gone = NO_TARGET
+        .iter()
+        .filter(|(name, _)| !decoders.contains(*name));
+    wrong.extend(gone.map(|(name, _)| format!("{name} is not there any more")));
+    assert_none(&wrong, "a decoder of stored bytes is called in a fuzz.rs");
+}

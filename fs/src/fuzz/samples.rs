@@ -8,7 +8,7 @@ use crate::store::digest::Digest;
 use crate::store::key::{
     Applied, Dentry, EpochStart, Extent, ExtentSource, Inode, LogPlace, Loss, Place, SegmentId,
     SegmentPlace, SegmentUse, Table, encode_epochs, encode_losses, extent_key, ino_key, piece_key,
-    row, xattr_key,
+    row, segment_index_key, xattr_key,
 };
 use crate::store::logfile::{ChunkPlace, encode_frame, encode_header};
 use crate::store::mark;
@@ -169,6 +169,10 @@ pub(super) fn keys() -> Samples {
         ("extent", extent_key(Ino(5), 1 << 40).to_vec()),
         ("xattr", xattr_key(Ino(5), b"user.name")),
         ("piece", piece_key(PIECE).to_vec()),
+        (
+            "segment_index",
+            segment_index_key(SegmentId(3), 8192).to_vec(),
+        ),
     ]
 }
 
@@ -280,6 +284,32 @@ pub(super) fn losses() -> Samples {
     vec![
         ("none", encode_losses(&[])),
         ("two", encode_losses(&[loss; 2])),
+    ]
+}
+
+/// A list without entries: its version.
+pub(super) const NO_ACL: [u8; 4] = [2, 0, 0, 0];
+
+pub(super) fn acls() -> Samples {
+    // Tag, permissions, id; the tags are the owner's, a user's, the group's, the mask, the others'.
+    let list = |entries: &[(u16, u16, u32)]| {
+        let mut bytes = NO_ACL.to_vec();
+        for (tag, perm, id) in entries {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(perm.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    };
+    let none = u32::MAX;
+    let (owner, group, others) = ((0x01, 7, none), (0x04, 5, none), (0x20, 0, none));
+    vec![
+        ("none", list(&[])),
+        ("of_the_mode", list(&[owner, group, others])),
+        (
+            "named",
+            list(&[owner, (0x02, 6, 1000), group, (0x10, 7, none), others]),
+        ),
     ]
 }
 

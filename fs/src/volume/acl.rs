@@ -40,7 +40,7 @@ struct Entry {
 
 /// A valid list: an entry for the owner, the group and others, and a mask if users or groups are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Acl(Vec<Entry>);
+pub(crate) struct Acl(Vec<Entry>);
 
 impl AclKind {
     /// The extended attribute that it is seen as.
@@ -154,7 +154,7 @@ fn put(txn: &mut Txn<'_>, ino: Ino, kind: AclKind, acl: Option<&Acl>) -> Result<
 
 impl Acl {
     /// `None`: a list without entries.
-    fn decode(value: &[u8]) -> Result<Option<Self>, FsError> {
+    pub(crate) fn decode(value: &[u8]) -> Result<Option<Self>, FsError> {
         let (version, rest) = value.split_first_chunk().ok_or(FsError::Invalid)?;
         if u32::from_le_bytes(*version) != VERSION {
             return Err(FsError::Unsupported);
@@ -179,7 +179,7 @@ impl Acl {
         Ok(Some(acl))
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(HEADER_BYTES + self.0.len() * ENTRY_BYTES);
         value.extend(VERSION.to_le_bytes());
         for entry in &self.0 {
@@ -237,7 +237,7 @@ impl Acl {
     }
 
     /// The nine permission bits of an inode with this access list, as `posix_acl_equiv_mode`.
-    fn perm(&self) -> u16 {
+    pub(crate) fn perm(&self) -> u16 {
         let mut perm = 0;
         for (entry, shift) in self.clone().mode_entries() {
             perm |= entry.perm << shift;
@@ -246,7 +246,7 @@ impl Acl {
     }
 
     /// As `__posix_acl_chmod_masq`.
-    fn set_perm(&mut self, perm: u16) {
+    pub(crate) fn set_perm(&mut self, perm: u16) {
         for (entry, shift) in self.mode_entries() {
             entry.perm = (perm >> shift) & 7;
         }
@@ -254,7 +254,7 @@ impl Acl {
 
     /// Takes from both a default list and the permissions asked for what the other does not allow, as
     /// `posix_acl_create_masq`; the answer is what is left of the permissions.
-    fn masquerade(&mut self, perm: u16) -> u16 {
+    pub(crate) fn masquerade(&mut self, perm: u16) -> u16 {
         let mut left = perm & !S_IRWXUGO;
         for (entry, shift) in self.mode_entries() {
             entry.perm &= perm >> shift;
