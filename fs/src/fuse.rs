@@ -44,7 +44,7 @@ use crate::error::{FsError, with_causes};
 use crate::metrics::{Metrics, Timed};
 use crate::types::{AclKind, Attr, Ino, SeekTo, SetAttr};
 use crate::volume::Volume;
-use crate::volume::room::at_once;
+use crate::volume::room::{at_once, without_waiting};
 
 /// How long the kernel may believe names and attributes. All changes go through this kernel, which keeps its caches right
 /// by itself, so any value is correct and a long one saves requests.
@@ -213,11 +213,8 @@ impl Fuse {
             answer(&answers, change(volume, [&first, &second]));
         };
         if let Err(later) = self.queues.late.hand_over(Box::new(later)) {
-            // Then it is refused.
-            let _ = at_once(|| {
-                later(&self.volume);
-                Ok(())
-            });
+            // The queue is full: carried out here, where waiting is refused, so that it answers `ENOSPC`.
+            without_waiting(|| later(&self.volume));
         }
     }
 

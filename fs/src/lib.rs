@@ -26,7 +26,7 @@ pub use check::{CheckProgress, CheckReport, Problem, ProblemKind};
 pub use error::{FsError, LogLoss};
 pub use log::FsyncDone;
 pub use mount::{Mount, MountEnd, MountSettings};
-pub use space::make_room_to_open;
+pub use space::{is_almost_full, make_room_to_open};
 pub use store::key::Loss;
 pub use store::{SharedCache, VolumeIdentity};
 pub use types::{

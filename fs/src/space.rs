@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, StatVfs};
+use rustix::process::geteuid;
 
 use crate::error::{FsError, with_causes};
 use crate::store::syncfile::io_error;
@@ -37,6 +38,8 @@ const OPEN_BYTES_MIN: u64 = 24 << 20;
 pub(crate) struct DiskBytes {
     pub(crate) total: u64,
     pub(crate) free: u64,
+    /// What is free for this process: root may also take what a file system keeps for root.
+    pub(crate) own: u64,
 }
 
 impl DiskBytes {
@@ -50,9 +53,15 @@ impl DiskBytes {
 
 impl From<StatVfs> for DiskBytes {
     fn from(disk: StatVfs) -> Self {
+        let own = if geteuid().is_root() {
+            disk.f_bfree
+        } else {
+            disk.f_bavail
+        };
         Self {
             total: disk.f_blocks.saturating_mul(disk.f_frsize),
             free: disk.f_bavail.saturating_mul(disk.f_frsize),
+            own: own.saturating_mul(disk.f_frsize),
         }
     }
 }
@@ -76,6 +85,8 @@ pub(crate) struct DiskSpace {
 pub(crate) struct DiskLook {
     /// Free for whoever is not root.
     pub(crate) free: u64,
+    /// Free for this process: what a volume does to stay alive, and to give space back, may take it.
+    pub(crate) own: u64,
     /// Of that, and of what the store holds unused, kept for deletions.
     pub(crate) reserve: u64,
     /// What may still be written.
@@ -150,7 +161,7 @@ impl DiskSpace {
             path: self.path.clone(),
             source: errno.into(),
         })?;
-        let DiskBytes { total, free } = disk.into();
+        let DiskBytes { total, free, own } = disk.into();
         let reserve = reserve(total);
         let available = free.saturating_add(held).saturating_sub(reserve);
         self.available.store(available, Ordering::Relaxed);
@@ -159,6 +170,7 @@ impl DiskSpace {
         self.asked_at_ms.store(self.now_ms(), Ordering::Relaxed);
         Ok(DiskLook {
             free,
+            own,
             reserve,
             available,
             segment_bytes_max: total / SEGMENT_SHARE_MAX,
@@ -245,11 +257,16 @@ fn remove_ballast(path: &Path) {
     }
 }
 
+/// The disk under `dir` has less than hafsd needs to write down what it does.
+pub fn is_almost_full(dir: &Path) -> bool {
+    DiskBytes::under(dir).is_ok_and(|disk| disk.own < OPEN_BYTES_MIN)
+}
+
 /// Before the store in `dir` is opened, which writes some small files: gives up its ballast if the disk is full.
 ///
 /// hafsd also calls it for all stores of a node before it starts on a full disk. Changes nothing that a store needs.
 pub fn make_room_to_open(dir: &Path) {
-    if DiskBytes::under(dir).is_ok_and(|disk| disk.free < OPEN_BYTES_MIN) {
+    if is_almost_full(dir) {
         remove_ballast(&dir.join(BALLAST));
     }
 }

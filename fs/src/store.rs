@@ -455,7 +455,7 @@ impl Store {
     /// # Errors
     /// [`FsError::NoSpace`] if the disk has no room for it: nothing is lost, and another flush brings it along.
     pub(crate) fn flush(&self, sealed: &Layers) -> Result<(), FsError> {
-        if DiskBytes::under(&self.dir)?.free < self.flush_bytes() {
+        if DiskBytes::under(&self.dir)?.own < self.flush_bytes() {
             return Err(FsError::NoSpace);
         }
         // One batch: RocksDB never holds a part of it.

@@ -427,6 +427,13 @@ impl Volume {
         checked.inspect_err(|error| self.inner.fail(error))
     }
 
+    /// Gives the disk the space that the volume holds for such a moment: hafsd itself has none, for something that gives space
+    /// back or lets a user in who may. It is taken again once the disk has room.
+    pub fn give_up_ballast(&self) {
+        self.inner.ballast.give_up();
+        self.inner.pressed();
+    }
+
     /// Applies what was changed last, which the next change would do otherwise: for a thread that has answered, and has nothing
     /// better to do.
     pub(crate) fn settle(&self) {

@@ -269,3 +269,32 @@ fn on_a_full_disk_files_are_deleted_and_hafsd_is_killed_and_started() {
     kept.verify(machine.dir());
     machine.end();
 }
+
+#[test]
+fn on_a_full_disk_a_volume_is_mounted_and_another_deleted() {
+    if !requirement::mounts_work("volumes of a full disk") {
+        return;
+    }
+    let machine = Machine::new();
+    let mut others = Others::on(&machine.disk);
+    let daemon = machine.daemon.as_ref().expect("running");
+    for name in ["mounted", "deleted"] {
+        daemon.create_volume(name);
+    }
+    let mut kept = Kept::default();
+    for n in 0..20 {
+        let name = format!("file-{n}");
+        write_new(machine.dir(), &name, n).expect("there is room");
+        kept.0.insert(name, n);
+    }
+    machine.fill_to_the_last_byte(&mut others);
+    let mount = daemon.mount("mounted", &machine.scratch.dir("another"));
+    daemon.ctl(&["volume", "delete", "deleted", "--yes"]).ok();
+    mount.unmount();
+    kept.verify(machine.dir());
+    others.free_all();
+    wait_until("the store holds space for the next time", LIMIT, || {
+        machine.holds_ballast()
+    });
+    machine.end();
+}

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::volume::Volume;
+use crate::volume::room::{WAIT_MAX, without_waiting};
 
 /// Threads that wait: what one waits for, others mostly wait for too.
 pub(crate) const WAITERS: usize = 2;
@@ -20,9 +22,15 @@ const QUEUE_MAX: usize = 128;
 /// Carries a change out, waiting where it has to, and answers it.
 type Change = Box<dyn FnOnce(&Volume) + Send>;
 
+/// A change, and since when it waits.
+struct Waiting {
+    since: Instant,
+    change: Change,
+}
+
 /// The session threads' end.
 #[derive(Clone)]
-pub(crate) struct Late(SyncSender<Change>);
+pub(crate) struct Late(SyncSender<Waiting>);
 
 impl Late {
     /// Has `change` made by another thread; never blocks.
@@ -30,8 +38,10 @@ impl Late {
     /// # Errors
     /// Too many wait already: it is handed back.
     pub(super) fn hand_over(&self, change: Change) -> Result<(), Change> {
-        self.0.try_send(change).map_err(|refused| match refused {
-            TrySendError::Full(change) | TrySendError::Disconnected(change) => change,
+        let since = Instant::now();
+        let sent = self.0.try_send(Waiting { since, change });
+        sent.map_err(|refused| match refused {
+            TrySendError::Full(waiting) | TrySendError::Disconnected(waiting) => waiting.change,
         })
     }
 }
@@ -40,7 +50,7 @@ impl Late {
 #[derive(Clone)]
 pub(crate) struct Waiter {
     volume: Arc<Volume>,
-    queue: Arc<Mutex<Receiver<Change>>>,
+    queue: Arc<Mutex<Receiver<Waiting>>>,
 }
 
 /// Makes both ends.
@@ -55,8 +65,15 @@ impl Waiter {
     pub(crate) fn run(self) {
         loop {
             let next = self.queue.lock().recv();
-            let Ok(change) = next else { return };
-            change(&self.volume);
+            let Ok(Waiting { since, change }) = next else {
+                return;
+            };
+            // Others came first. It has waited as long as it would have alone: now or not at all.
+            if since.elapsed() >= WAIT_MAX {
+                without_waiting(|| change(&self.volume));
+            } else {
+                change(&self.volume);
+            }
         }
     }
 }

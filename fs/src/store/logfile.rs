@@ -422,6 +422,14 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Gives the files that are ready to be used to the disk, if the present one has room for what comes soon.
+    pub(crate) fn give_up_spares(&mut self) -> Result<(), FsError> {
+        if self.file_bytes.saturating_sub(self.end.offset) > self.file_bytes / 4 {
+            self.spares.keep_none()?;
+        }
+        Ok(())
+    }
+
     /// Gives back files whose records are all at or below `needed`, the oldest first, as long as the full files
     /// together take more than `keep_bytes`. If that is 0, the disk is full: no more than one stays ready to be used.
     pub(crate) fn trim(&mut self, needed: Lsn, keep_bytes: u64) -> Result<(), FsError> {
@@ -521,7 +529,7 @@ impl Spares {
         if self.len() > 0 {
             return Ok(());
         }
-        if DiskBytes::under(&self.dir)?.free < 2 * self.file_bytes {
+        if DiskBytes::under(&self.dir)?.own < 2 * self.file_bytes {
             return Err(FsError::NoSpace);
         }
         let path = self.make()?;
@@ -561,6 +569,14 @@ impl Spares {
             return Err(full_or("preallocate", &path)(error));
         }
         Ok(path)
+    }
+
+    fn keep_none(&self) -> Result<(), FsError> {
+        let all = std::mem::take(&mut self.ready.lock().paths);
+        for path in all {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
     }
 
     fn keep_one(&self) -> Result<(), FsError> {

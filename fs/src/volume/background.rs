@@ -253,16 +253,24 @@ impl Inner {
     /// Nothing was changed for some time: gives back what is only held so that changes are fast, and has the collector
     /// do what is worth little.
     fn tidy_up(&self) {
-        let tidied = self
-            .seal_if_worth_emptying(Effort::Steady)
-            .and_then(|()| self.store.segments.release_tail());
-        if let Err(error) = tidied {
+        if let Err(error) = self.seal_if_worth_emptying(Effort::Steady) {
             tracing::warn!(
                 error = with_causes(&error),
                 "unused space of a segment is not given back"
             );
         }
+        self.release_tail();
         self.collect_while_idle();
+    }
+
+    /// Gives back what the segment that is written to has allocated ahead.
+    fn release_tail(&self) {
+        if let Err(error) = self.store.segments.release_tail() {
+            tracing::warn!(
+                error = with_causes(&error),
+                "unused space of a segment is not given back"
+            );
+        }
     }
 
     /// While the disk is at its reserve: sees whether it still is.
@@ -278,7 +286,7 @@ impl Inner {
             }
             Ok(disk) => {
                 // The reserve is for what we do while we are pressed, and this is the first part of it.
-                if disk.free > 2 * self.ballast.bytes() {
+                if disk.own > 2 * self.ballast.bytes() {
                     self.ballast.restore();
                 }
                 if self.core().unflushed.bytes > 0 {
@@ -398,16 +406,22 @@ impl Inner {
         if disk.available == 0 {
             self.pressed();
         }
-        if disk.free < needed {
+        if disk.own < needed {
             {
                 let mut core = self.core_mut();
                 let flushed = core.flushed;
                 core.log.trim(flushed, 0)?;
             }
+            self.release_tail();
             self.ballast.give_up();
             disk = self.space.look(self.held_bytes())?;
         }
-        if disk.free < needed {
+        if disk.own < needed {
+            // Others took that as well. After the flush the log has files again.
+            self.core_mut().log.give_up_spares()?;
+            disk = self.space.look(self.held_bytes())?;
+        }
+        if disk.own < needed {
             return Err(FsError::NoSpace);
         }
         Ok(())
@@ -418,7 +432,7 @@ impl Inner {
     pub(super) fn room_for_copies(&self) -> Result<u64, FsError> {
         let flush = self.store.flush_bytes();
         let disk = self.space.look(self.held_bytes())?;
-        let room = disk.free.saturating_sub(2 * flush) / 2;
+        let room = disk.own.saturating_sub(2 * flush) / 2;
         self.store
             .segments
             .limit_new(room.min(disk.segment_bytes_max));

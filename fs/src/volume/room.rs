@@ -21,6 +21,8 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Nor longer than this for a file that was deleted: the kernel may still hold it open, for as long as it likes.
 pub(super) const RECLAIM_WAIT_MAX: Duration = Duration::from_secs(1);
 const RECLAIM_POLL: Duration = Duration::from_millis(2);
+/// No change waits longer than this for either.
+pub(crate) const WAIT_MAX: Duration = ROOM_WAIT_MAX;
 /// And no longer than this for the collector to catch up: then it goes on, since the disk still has room.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -51,6 +53,13 @@ pub(crate) fn at_once<T>(
         Err(FsError::NoSpace) if patience == Patience::Lost => None,
         result => Some(result),
     }
+}
+
+/// Carries out `change`, which answers by itself, without waiting for room.
+pub(crate) fn without_waiting(change: impl FnOnce()) {
+    let before = PATIENCE.replace(Patience::None);
+    change();
+    PATIENCE.set(before);
 }
 
 /// False if this thread may not wait now, which is then remembered.

@@ -495,6 +495,7 @@ impl Reservation {
             namespace: self.ask.namespace,
         };
         let node = Arc::clone(&self.node);
+        node.make_room(None);
         node.served
             .enter(&mount)
             .map_err(|error| failed("the mount cannot be written down", error.to_string()))?;

@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hafs_fs::{CheckProgress, FsError, SharedCache, Volume, VolumeIdentity, VolumeSettings};
+use hafs_fs::{
+    CheckProgress, FsError, SharedCache, Volume, VolumeIdentity, VolumeSettings, is_almost_full,
+};
 use hafs_meta::{MetaError, NewVolume, Profile, VolumeName, VolumeRecord, VolumeSpec};
 use hafs_protocol::{Epoch, Lineage, Member, StoreId, VolumeId};
 use jiff::Timestamp;
@@ -312,6 +314,11 @@ impl Node {
                 std::mem::replace(&mut slot.store, StoreState::Deleting),
             )
         };
+        if let StoreState::Open(volume) = &store {
+            self.make_room(Some(volume));
+        } else {
+            self.make_room(None);
+        }
         let id = record.id;
         let begun = self.settle(|| self.catalog.begin_delete(id, Timestamp::now()));
         let record = match begun {
@@ -465,6 +472,25 @@ impl Node {
             ));
         }
         warnings
+    }
+
+    /// Before something is written down that lets space be given back: on a full disk that takes what the volumes hold for it,
+    /// `other` among them, which is not in its slot.
+    pub(super) fn make_room(&self, other: Option<&Arc<Volume>>) {
+        if !is_almost_full(&self.data.volumes()) {
+            return;
+        }
+        let mut open: Vec<Arc<Volume>> = other.cloned().into_iter().collect();
+        open.extend(self.state.lock().volumes.values().filter_map(|slot| {
+            if let StoreState::Open(volume) = &slot.store {
+                Some(Arc::clone(volume))
+            } else {
+                None
+            }
+        }));
+        for volume in open {
+            volume.give_up_ballast();
+        }
     }
 
     /// Asks the control store until the outcome is known, within a bound.

@@ -88,10 +88,9 @@ impl Directory {
         self.path.join(DATABASE)
     }
 
-    /// Bytes free on the file system, for an ordinary user.
+    /// Bytes free on the file system for this process.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.fd)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(free_bytes(&rustix::fs::fstatvfs(&self.fd)?))
     }
 
     /// Says that a store is being made in the directory, and clears away what an earlier try left.
@@ -218,6 +217,16 @@ impl Directory {
     }
 }
 
+/// Root may also take what a file system keeps for root, and what is written here lets space be given back.
+fn free_bytes(stat: &rustix::fs::StatVfs) -> u64 {
+    let blocks = if rustix::process::geteuid().is_root() {
+        stat.f_bfree
+    } else {
+        stat.f_bavail
+    };
+    blocks.saturating_mul(stat.f_frsize)
+}
+
 /// The version that `FORMAT` says.
 pub(crate) fn parse_format(bytes: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(bytes).ok()?;
@@ -245,11 +254,7 @@ fn make_dir(path: &Path, need_bytes: u64) -> Result<(), OpenError> {
     };
     let fd = open_dir(parent).map_err(|errno| failed("open directory", parent, errno))?;
     let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| failed("stat", parent, errno))?;
-    full_below(
-        path,
-        stat.f_bavail.saturating_mul(stat.f_frsize),
-        need_bytes,
-    )?;
+    full_below(path, free_bytes(&stat), need_bytes)?;
     rustix::fs::mkdir(path, Mode::RWXU)
         .and_then(|()| rustix::fs::fsync(&fd))
         .map_err(|errno| failed("make directory", path, errno))
