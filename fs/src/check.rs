@@ -417,11 +417,18 @@ fn check_inodes(
     Ok(())
 }
 
-/// The inode that the next row belongs to.
-fn next_owner(rows: &mut TableRows<'_>) -> Result<Option<Ino>, FsError> {
+/// The inode that the next row belongs to. A row that cannot be read is told at once: what is not there for it proves nothing.
+fn next_owner(
+    rows: &mut TableRows<'_>,
+    table: Table,
+    findings: &mut Findings<'_>,
+) -> Result<Option<Ino>, FsError> {
     match rows.peek() {
         Some(Ok((key, _))) => Ok(Some(key_ino(key)?)),
-        Some(Err(_)) => Ok(Some(Ino(0))), // whoever takes it, tells
+        Some(Err(_)) => {
+            findings.next_row(rows, table);
+            Ok(None)
+        }
         None => Ok(None),
     }
 }
@@ -433,7 +440,7 @@ fn skip_nobodys(
     ino: Ino,
     findings: &mut Findings<'_>,
 ) -> Result<(), FsError> {
-    while next_owner(rows)?.is_some_and(|owner| owner < ino) {
+    while next_owner(rows, table, findings)?.is_some_and(|owner| owner < ino) {
         let Some((key, _)) = findings.next_row(rows, table) else {
             break;
         };
@@ -453,7 +460,9 @@ fn take_rows(
     findings: &mut Findings<'_>,
 ) -> Result<u64, FsError> {
     let mut taken = 0;
-    while next_owner(rows)? == Some(ino) && findings.next_row(rows, table).is_some() {
+    while next_owner(rows, table, findings)? == Some(ino)
+        && findings.next_row(rows, table).is_some()
+    {
         taken += 1;
     }
     Ok(taken)

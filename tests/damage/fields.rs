@@ -364,7 +364,13 @@ fn flip_state(
                     | FsError::LogLost(_),
                 ) => {}
                 Verdict::Refused(error) => panic!("{error}"),
-                Verdict::Opened(opened) if !opened.is_unhurt() => {}
+                Verdict::Opened(opened) if !opened.is_unhurt() => {
+                    let problems = opened.report.iter().flat_map(|report| &report.problems);
+                    let blamed =
+                        problems.filter(|problem| problem.next.contains("a fault of hafs"));
+                    let blamed: Vec<_> = blamed.collect();
+                    assert!(blamed.is_empty(), "byte {offset} of {file:?}: {blamed:?}");
+                }
                 Verdict::Opened(_) => missed.push((file.clone(), offset)),
             }
         }

@@ -48,7 +48,7 @@ pub(super) fn check_extents(
     let mut end = 0;
     let mut sum = 0_u64;
     let mut pieces: BTreeMap<PieceId, PieceUse> = BTreeMap::new();
-    while next_owner(rows)? == Some(ino) {
+    while next_owner(rows, Table::Extent, findings)? == Some(ino) {
         let Some((key, raw)) = findings.next_row(rows, Table::Extent) else {
             break;
         };
