@@ -132,7 +132,7 @@ mod tests {
         }
         for right in [
             "info",
-            "warn, hafs_fs=debug",
+            "warn,hafs_fs=debug",
             "OFF",
             "info,hafs_fs::volume",
             "[fuse_op]=trace",
