@@ -14,6 +14,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::FsError;
@@ -24,6 +25,9 @@ use crate::volume::{Volume, report_unreclaimed};
 /// Orphans waiting for their question: 512 KiB of numbers. `rm -rf` of more files than this, faster than they are
 /// reclaimed, leaves some for the sweep.
 const QUEUE_MAX: usize = 1 << 16;
+/// Who removes files removes many: orphans gather so long after the first, and the session that notes one need not wake us for
+/// each. Short beside what a change waits for their space.
+const GATHER: Duration = Duration::from_millis(10);
 /// After so long, what found a full disk is tried again: soon enough for who waits for the space, and seldom enough for a
 /// disk that stays full.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -108,7 +112,10 @@ impl Reaper {
                 None => self.queue.recv().map_err(RecvTimeoutError::from),
             };
             match received {
-                Ok(ino) => return Some(ino),
+                Ok(ino) => {
+                    thread::park_timeout(GATHER);
+                    return Some(ino);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
