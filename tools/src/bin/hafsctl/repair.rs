@@ -79,12 +79,15 @@ fn lines(repair: &RepairedVolume, consent: Consent) -> String {
     if consent.yes && repair.loses && !repair.applied && !repair.needless {
         lines.push("  why: something would be lost, and --accept-loss was not given".to_owned());
     }
-    // Mostly what the log lacks, which is said above.
-    let said = repair.log.as_ref().map(|log| log.summary.as_str());
-    if let Some(failure) = &repair.failure
-        && !said.is_some_and(|said| failure.contains(said))
-    {
-        lines.push(format!("  not available: {failure}"));
+    if let Some(failure) = &repair.failure {
+        // Mostly what the log lacks, which is said above.
+        let said = repair.log.as_ref().map(|log| log.summary.as_str());
+        let is_said = said.is_some_and(|said| failure.contains(said));
+        lines.push(if is_said {
+            "  not available until it is repaired".to_owned()
+        } else {
+            format!("  not available: {failure}")
+        });
     }
     if let Some(next) = next(repair, consent) {
         lines.push(format!("next: {next}"));
