@@ -432,7 +432,7 @@ impl Inner {
     pub(super) fn room_for_copies(&self) -> Result<u64, FsError> {
         let flush = self.store.flush_bytes();
         let disk = self.space.look(self.held_bytes())?;
-        let room = disk.own.saturating_sub(2 * flush) / 2;
+        let room = disk.free.saturating_sub(2 * flush) / 2;
         self.store
             .segments
             .limit_new(room.min(disk.segment_bytes_max));
