@@ -5,8 +5,9 @@
 //! names in `namei`, attributes in `attr`, bytes in `data`, extended attributes in `xattr`, access control lists in `acl`.
 //!
 //! An operation that changes something becomes one record: it is built under the write lock, appended to the log (which
-//! puts it into the page cache of the host: killing this process loses nothing), applied to the state, and answered. Long
-//! work (a cut through many extents) is several records, each leaving a volume that a crash may stop at.
+//! puts it into the page cache of the host: killing this process loses nothing), answered, and applied to the state by whoever
+//! takes the lock next. Long work (a cut through many extents) is several records, each leaving a volume that a crash may stop
+//! at.
 //!
 //! Lock order: `collecting`, `flushing`, `appending`, `core`, then `chores` and `collector`, and the locks inside log, segments
 //! and watermarks, which are leaves.
