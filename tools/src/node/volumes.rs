@@ -314,11 +314,7 @@ impl Node {
                 std::mem::replace(&mut slot.store, StoreState::Deleting),
             )
         };
-        if let StoreState::Open(volume) = &store {
-            self.make_room(Some(volume));
-        } else {
-            self.make_room(None);
-        }
+        self.make_room(store.volume());
         let id = record.id;
         let begun = self.settle(|| self.catalog.begin_delete(id, Timestamp::now()));
         let record = match begun {
@@ -481,13 +477,14 @@ impl Node {
             return;
         }
         let mut open: Vec<Arc<Volume>> = other.cloned().into_iter().collect();
-        open.extend(self.state.lock().volumes.values().filter_map(|slot| {
-            if let StoreState::Open(volume) = &slot.store {
-                Some(Arc::clone(volume))
-            } else {
-                None
-            }
-        }));
+        let state = self.state.lock();
+        open.extend(
+            state
+                .volumes
+                .values()
+                .filter_map(|slot| slot.store.volume().cloned()),
+        );
+        drop(state);
         for volume in open {
             volume.give_up_ballast();
         }
