@@ -3,6 +3,7 @@
 //! A write's bytes are cut at multiples of the chunk size. What is small travels inside the record; the rest is appended to
 //! a segment before the write lock is taken, so that several writers hash and copy side by side.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::attr::{check_file, clear_privileges};
 use super::background::UNSYNCED_CHUNK_BYTES_MAX;
 use super::room::RECLAIM_WAIT_MAX;
 use super::txn::{NewPiece, Txn};
-use super::{Inner, Volume, chunk_place};
+use super::{Core, Inner, Volume, chunk_place};
 use crate::clock;
 use crate::error::FsError;
 use crate::record::RECORD_MUTATIONS_MAX;
@@ -29,7 +30,7 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 /// The largest attribute with its name, as it counts against the volume's size.
 const ATTRIBUTE_BYTES_MAX: u64 = 66 << 10;
 /// Extents that are looked at before others may have the write lock: some milliseconds.
-pub(super) const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
+const EXTENTS_SEEN_MAX: usize = 4 * RECORD_MUTATIONS_MAX;
 /// Bytes that one copy_file_range copies before it answers.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 
@@ -300,6 +301,35 @@ impl Inner {
         }
     }
 
+    /// Calls `each` with the extents of a range, and with where it has begun to look anew: others may have the write lock each time
+    /// that so many were seen, so an extent may have changed since.
+    pub(super) fn each_extent<'a>(
+        &'a self,
+        mut core: RwLockReadGuard<'a, Core>,
+        ino: Ino,
+        range: Range<u64>,
+        mut each: impl FnMut(u64, u64, &Extent) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        let mut at = range.start;
+        while at < range.end {
+            let mut next = range.end;
+            for (seen, extent) in self.extents(ino, at, range.end).enumerate() {
+                let (start, extent, _) = extent?;
+                if seen >= EXTENTS_SEEN_MAX {
+                    next = start;
+                    break;
+                }
+                each(at, start, &extent)?;
+            }
+            at = next;
+            if at < range.end {
+                RwLockReadGuard::unlock_fair(core);
+                core = self.core();
+            }
+        }
+        Ok(())
+    }
+
     /// Cuts `from..to` out of a file's extents, from the end on, at most one record's worth. The caller takes `freed` off
     /// the inode.
     pub(super) fn cut(
@@ -478,7 +508,7 @@ impl Inner {
         end: u64,
         kill_priv: bool,
     ) -> Result<(), FsError> {
-        let mut core = self.core();
+        let core = self.core();
         // The attribute that the write may take away makes room.
         let freed = if kill_priv { ATTRIBUTE_BYTES_MAX } else { 0 };
         let used = core.totals.applied.used_bytes.saturating_sub(freed);
@@ -490,23 +520,12 @@ impl Inner {
         check_file(&inode)?;
         let before = inode.allocated_bytes();
         inode.extent_bytes += end - offset;
-        let mut at = offset;
-        while at < end && inode.extent_bytes > 0 {
-            let mut next = end;
-            for (seen, extent) in self.extents(ino, at, end).enumerate() {
-                let (start, extent, _) = extent?;
-                if seen >= EXTENTS_SEEN_MAX {
-                    next = start;
-                    break;
-                }
-                let held = (start + extent.len).min(end) - start.max(at);
-                // Others may write in between: the record looks at it as it is then.
-                inode.extent_bytes = inode.extent_bytes.saturating_sub(held);
-            }
-            at = next;
-            RwLockReadGuard::unlock_fair(core);
-            core = self.core();
-        }
+        self.each_extent(core, ino, offset..end, |at, start, extent| {
+            let held = (start + extent.len).min(end) - start.max(at);
+            // Others may write in between: the record looks at it as it is then.
+            inode.extent_bytes = inode.extent_bytes.saturating_sub(held);
+            Ok(())
+        })?;
         let growth = inode.allocated_bytes().saturating_sub(before);
         if growth > 0 && used + growth > self.size_bytes() {
             return Err(FsError::NoSpace);

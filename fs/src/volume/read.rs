@@ -1,9 +1,7 @@
 //! Reading: what a file holds is looked up under the lock, chunks are read once it is released.
 
-use parking_lot::RwLockReadGuard;
-
 use super::attr::check_file;
-use super::data::{EXTENTS_SEEN_MAX, index};
+use super::data::index;
 use super::{Inner, Volume};
 use crate::error::FsError;
 use crate::store::key::{Extent, ExtentSource, LocalTable, Place, SegmentPlace, piece_key};
@@ -49,7 +47,7 @@ impl Volume {
 impl Inner {
     /// Copies inline bytes, and says which parts of which chunks make up the rest. Holes stay zero.
     fn plan_read(&self, ino: Ino, offset: u64, len: u32) -> Result<ReadPlan, FsError> {
-        let mut core = self.core();
+        let core = self.core();
         let inode = self.load_inode(ino)?;
         check_file(&inode)?;
         let end = offset.saturating_add(u64::from(len)).min(inode.size);
@@ -59,22 +57,10 @@ impl Inner {
             bytes: vec![0; index(end.saturating_sub(offset))],
             chunks: Vec::new(),
         };
-        let mut at = offset;
-        while at < end && inode.extent_bytes > 0 {
-            let mut next = end;
-            for (seen, extent) in self.extents(ino, at, end).enumerate() {
-                let (start, extent, _) = extent?;
-                if seen >= EXTENTS_SEEN_MAX {
-                    next = start;
-                    break;
-                }
-                self.plan_extent(&mut plan, start, &extent)?;
-            }
-            at = next;
-            if at < end {
-                RwLockReadGuard::unlock_fair(core);
-                core = self.core();
-            }
+        if inode.extent_bytes > 0 {
+            self.each_extent(core, ino, offset..end, |_, start, extent| {
+                self.plan_extent(&mut plan, start, extent)
+            })?;
         }
         Ok(plan)
     }
