@@ -335,4 +335,5 @@ fn mount_table(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests;
+#[path = "../../tests/fuzz/plain.rs"]
+mod plain;

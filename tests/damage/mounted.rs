@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use hafs_tests::lossy::{Cut, Fault, Lossy, Mode, Request};
@@ -52,12 +51,8 @@ fn assert_there(mount: &Mount, name: &str, len: usize) {
 /// A sample of `GET /metrics`.
 #[track_caller]
 fn metric(daemon: &Daemon, sample: &str) -> Option<f64> {
-    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let mut lines = answer.lines().filter_map(|line| line.rsplit_once(' '));
+    let metrics = daemon.metrics();
+    let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
     let (_, value) = lines.find(|(name, _)| *name == sample)?;
     Some(value.parse().unwrap())
 }

@@ -1,12 +1,14 @@
 //! Fuzz targets as plain tests: over the corpus, over mutations of it, over every cut of every sample.
 //!
-//! The crates whose decoders are attacked take this file in as a module of their tests, so that each `make test` attacks them
+//! The crates whose decoders are attacked take this file in as a module beside their `TARGETS`, so that each `make test` attacks them
 //! without a fuzzer and without another build.
 
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
+
+use super::TARGETS;
 
 /// Mutations of each target and seed: some seconds in all.
 const INPUTS: u64 = 20_000;
@@ -31,10 +33,10 @@ const EDGES: [u64; 12] = [
 ];
 
 /// A target: its name, its attack, what its decoder reads in practice.
-pub(crate) struct Plain {
-    pub(crate) name: &'static str,
-    pub(crate) attack: fn(&[u8]),
-    pub(crate) samples: Vec<(&'static str, Vec<u8>)>,
+struct Plain {
+    name: &'static str,
+    attack: fn(&[u8]),
+    samples: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// `tests/fuzz` of the checkout.
@@ -69,7 +71,7 @@ impl Plain {
     }
 
     /// The corpus, and every cut of every sample.
-    pub(crate) fn stands_the_corpus(&self) {
+    fn stands_the_corpus(&self) {
         for input in self.corpus() {
             self.attack(&input);
         }
@@ -81,7 +83,7 @@ impl Plain {
     }
 
     /// Mutations of the corpus that follow from `seed`.
-    pub(crate) fn stands_mutations(&self, seed: u64) {
+    fn stands_mutations(&self, seed: u64) {
         let corpus = self.corpus();
         let mut mutations = Mutations {
             corpus: &corpus,
@@ -93,7 +95,7 @@ impl Plain {
     }
 
     /// The corpus holds what is written today, so that a changed format shows. With `UPDATE=1` it is made so.
-    pub(crate) fn has_its_samples_in_the_corpus(&self) {
+    fn has_its_samples_in_the_corpus(&self) {
         for (name, sample) in &self.samples {
             let path = self.corpus_dir().join(name);
             if std::env::var_os("UPDATE").is_some() {
@@ -111,7 +113,7 @@ impl Plain {
     }
 
     /// libFuzzer runs it too.
-    pub(crate) fn is_a_fuzz_target(&self) {
+    fn is_a_fuzz_target(&self) {
         let name = self.name;
         let program = home().join(format!("fuzz_targets/{name}.rs"));
         assert!(program.exists(), "{} is missing", program.display());
@@ -121,8 +123,42 @@ impl Plain {
     }
 }
 
+fn targets() -> impl Iterator<Item = Plain> {
+    TARGETS.iter().map(|target| Plain {
+        name: target.name,
+        attack: target.attack,
+        samples: (target.samples)(),
+    })
+}
+
+#[test]
+fn decoders_stand_the_corpus() {
+    targets().for_each(|target| target.stands_the_corpus());
+}
+
+#[test]
+fn decoders_stand_mutations_of_the_corpus() {
+    targets().for_each(|target| target.stands_mutations(1));
+}
+
+#[test]
+fn decoders_stand_new_mutations_of_the_corpus() {
+    let seed = new_seed();
+    targets().for_each(|target| target.stands_mutations(seed));
+}
+
+#[test]
+fn the_corpus_holds_what_is_written_today() {
+    targets().for_each(|target| target.has_its_samples_in_the_corpus());
+}
+
+#[test]
+fn every_target_is_one_of_libfuzzer_too() {
+    targets().for_each(|target| target.is_a_fuzz_target());
+}
+
 /// A seed that no run had before, or the one of `HAFS_FUZZ_SEED`.
-pub(crate) fn new_seed() -> u64 {
+fn new_seed() -> u64 {
     let fresh = RandomState::new().build_hasher().finish();
     let seed = std::env::var("HAFS_FUZZ_SEED").map_or(fresh, |seed| seed.parse().unwrap());
     eprintln!("HAFS_FUZZ_SEED={seed}");

@@ -327,13 +327,21 @@ impl Daemon {
         self.ctl(&["volume", "check", volume]).ok();
     }
 
+    /// What it answers to `GET /metrics`.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn metrics(&self) -> String {
+        let stream = UnixStream::connect(self.socket()).expect("hafsd listens");
+        http::get(stream, "/metrics").1
+    }
+
     /// How many requests `op` of the kernel for a volume it has answered and counted, as its metrics tell.
     ///
     /// # Panics
     /// If they do not.
     pub fn requests(&self, volume: &str, op: &str) -> u64 {
-        let stream = UnixStream::connect(self.socket()).expect("hafsd listens");
-        let (_, metrics) = http::get(stream, "/metrics");
+        let metrics = self.metrics();
         let labels = [format!("volume=\"{volume}\""), format!("op=\"{op}\"")];
         let line = metrics.lines().find(|line| {
             line.starts_with("hafs_volume_request_duration_seconds_count{")
