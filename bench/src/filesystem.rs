@@ -23,6 +23,7 @@ use anyhow::bail;
 use self::command::is_here;
 use self::disk::Disk;
 use self::gluster::Gluster;
+pub(crate) use self::null::serve as serve_null;
 use self::source_tree::SourceTree;
 use self::subject::Subject;
 use self::table::{Cell, Setup, Table, Versions};
@@ -161,7 +162,7 @@ fn start(
     }
     subjects.push(Subject::hafs(disk.dir(), &dir, settings.disk_gib)?);
     if wants("null") {
-        subjects.push(Subject::null(&dir)?);
+        subjects.push(Subject::null(interrupt, &dir)?);
     }
     if wants("bindfs") {
         if is_here("bindfs") {

@@ -16,6 +16,7 @@ mod store_format;
 mod usage;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -41,6 +42,9 @@ enum Command {
     Filesystem(FilesystemArgs),
     /// Ten million files, a directory of a million, a sparse TiB, 100 volumes: rates, memory, times to open
     Scale(ScaleArgs),
+    /// Serve the null filesystem on a directory until it is unmounted; `filesystem` starts this
+    #[command(hide = true)]
+    Null { dir: PathBuf },
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +134,7 @@ fn measure(cli: &Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
             };
             std::io::stdout().write_all(text.as_bytes())?;
         }
+        Command::Null { dir } => filesystem::serve_null(dir)?,
     }
     Ok(())
 }

@@ -2,24 +2,30 @@
 //! fuser cost; no filesystem on fuser can be faster.
 //!
 //! It is served by hafs's own mount code, so that the negotiated flags, the time-outs and the number of sessions are the
-//! same. One lock over everything: with two sessions it is hardly ever waited for.
+//! same, and by a process of its own: turning from a thread of one process to one of another costs more than staying in the
+//! same, and no filesystem is served by the application. One lock over everything: with two sessions it is hardly ever
+//! waited for.
 
 use std::collections::{BTreeMap, HashMap};
+use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use hafs_fs::{Profile, mount};
 use rustix::mount::MountFlags;
+
+use super::process::dying_with_us;
 
 const TTL: Duration = mount::KERNEL_CACHE_TIME;
 /// What hafs sets for a volume without a profile.
@@ -27,8 +33,30 @@ const READAHEAD_KIB: u32 = Profile::Auto.readahead_kib();
 /// The longest read that the kernel asks for.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// Mounts it on `dir`. Its threads end when `dir` is unmounted. Returns what was agreed with the kernel.
-pub(crate) fn mount_on(dir: &Path) -> anyhow::Result<String> {
+/// Runs [`serve`] in another process of this program, which ends with this one.
+pub(crate) fn command(dir: &Path) -> anyhow::Result<Command> {
+    let mut command = dying_with_us(env::current_exe().context("cannot find this program")?);
+    // A test's program has no command line of ours: there a test stands in for it.
+    if cfg!(test) {
+        command.args(["--exact", "filesystem::null::tests::served", "--nocapture"]);
+        command.env("HAFS_BENCH_NULL", dir);
+    } else {
+        command.arg("null").arg(dir);
+    }
+    Ok(command)
+}
+
+/// What [`serve`] has said, once it serves.
+pub(crate) fn agreed(said: &str) -> Option<&str> {
+    let (line, _) = said.rsplit_once('\n')?;
+    line.lines().find(|line| line.contains(AGREED))
+}
+
+const AGREED: &str = "sessions in a process of its own";
+
+/// Mounts it on `dir`, says on stdout what was agreed with the kernel, and serves until `dir` is unmounted: the body of
+/// `hafs-bench null`.
+pub(crate) fn serve(dir: &Path) -> anyhow::Result<()> {
     let device = mount::open_device().context("cannot open /dev/fuse")?;
     let connection = mount::mount_volume(
         std::os::fd::AsFd::as_fd(&device),
@@ -38,17 +66,26 @@ pub(crate) fn mount_on(dir: &Path) -> anyhow::Result<String> {
     )
     .context("cannot mount the null filesystem")?;
     let tree = Arc::new(Mutex::new(Tree::new()));
-    let sessions = mount::serve_filesystem(device, || Null(Arc::clone(&tree)))?.len();
+    let sessions = mount::serve_filesystem(device, || Null(Arc::clone(&tree)))?;
     let path = format!("/sys/class/bdi/0:{connection}/read_ahead_kb");
     std::fs::write(path, READAHEAD_KIB.to_string()).context("cannot set the readahead")?;
     let agreed = tree.lock().expect("no request panics").agreed;
     let flags: Vec<&str> = agreed.iter_names().map(|(name, _)| name).collect();
-    Ok(format!(
-        "{} sessions, INIT flags {}, TTL of entries and attributes {} s, readahead {READAHEAD_KIB} KiB",
-        sessions,
+    let agreed = format!(
+        "{} {AGREED}, INIT flags {}, TTL of entries and attributes {} s, readahead {READAHEAD_KIB} KiB\n",
+        sessions.len(),
         flags.join("|"),
         TTL.as_secs(),
-    ))
+    );
+    let mut stdout = io::stdout();
+    stdout.write_all(agreed.as_bytes())?;
+    stdout.flush()?;
+    for session in sessions {
+        session
+            .join()
+            .map_err(|_| anyhow::anyhow!("a session panicked"))??;
+    }
+    Ok(())
 }
 
 /// An answer that says that there is nothing: inode 0.
@@ -337,30 +374,18 @@ impl Filesystem for Null {
         reply.error(Errno::ENOSYS);
     }
 
+    /// As hafs: the kernel then makes files with MKNOD, and has nothing to release.
     fn create(
         &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let kind = FileType::RegularFile;
-        let made = self
-            .tree()
-            .make(parent, name, kind, mode & !umask, owner(req), Vec::new());
-        match made {
-            Ok(attr) => reply.created(
-                &TTL,
-                &attr,
-                Generation(0),
-                FileHandle(0),
-                FopenFlags::FOPEN_KEEP_CACHE,
-            ),
-            Err(errno) => reply.error(errno),
-        }
+        reply.error(Errno::ENOSYS);
     }
 
     fn read(
@@ -487,4 +512,26 @@ fn listed(tree: &mut Tree, ino: INodeNo, offset: u64) -> Vec<(u64, OsString, Fil
         .into_iter()
         .filter_map(|(ino, name)| Some((ino, name, tree.node(INodeNo(ino)).ok()?.attr)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The body of the process that [`command`] starts from a test.
+    #[test]
+    fn served() {
+        if let Some(dir) = env::var_os("HAFS_BENCH_NULL") {
+            serve(Path::new(&dir)).unwrap();
+        }
+    }
+
+    #[test]
+    fn it_is_served_once_it_has_said_so_to_the_end() {
+        assert_eq!(agreed(""), None);
+        assert_eq!(agreed("2 sessions in a process of its own, INIT fl"), None);
+        let line = "2 sessions in a process of its own, INIT flags A|B";
+        assert_eq!(agreed(&format!("{line}\n")), Some(line));
+        assert_eq!(agreed(&format!("\nrunning 1 test\n{line}\n")), Some(line));
+    }
 }

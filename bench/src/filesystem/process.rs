@@ -1,5 +1,6 @@
 //! Servers that a run starts: databases, and those of filesystems. Each is ended by its own number when it is dropped.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -27,9 +28,9 @@ pub(crate) struct Process {
 }
 
 /// `program`, which the kernel ends when this process ends in whatever way.
-pub(crate) fn dying_with_us(program: &str) -> Command {
+pub(crate) fn dying_with_us(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", program]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
 }
 

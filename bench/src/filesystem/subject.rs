@@ -69,12 +69,8 @@ enum Server {
         _mount: Mount,
         daemon: Daemon,
     },
-    /// Threads of this process, which end with the mount.
-    Null {
-        _mount: Mount,
-    },
-    /// Dropped in this order: the mount first.
-    Bindfs {
+    /// The null filesystem or bindfs. Dropped in this order: the mount first.
+    Process {
         _mount: Mount,
         process: Process,
     },
@@ -127,17 +123,27 @@ impl Subject {
         })
     }
 
-    /// The null filesystem, served by this process.
-    pub(crate) fn null(scratch: &Path) -> anyhow::Result<Self> {
+    /// The null filesystem, served by another process of this program.
+    pub(crate) fn null(interrupt: &Interrupt, scratch: &Path) -> anyhow::Result<Self> {
         let root = scratch.join("null");
         fs::create_dir(&root)?;
         let mount = Mount::watch(&root);
-        let agreed = null::mount_on(&root)?;
+        let log = scratch.join("null.log");
+        let mut command = null::command(&root)?;
+        let said = || fs::read_to_string(&log).context("null.log");
+        let process = Process::start(interrupt, &mut command, &log, Signal::TERM, |_| {
+            Ok(null::agreed(&said()?).is_some())
+        })?;
+        let said = said()?;
+        let agreed = null::agreed(&said).unwrap_or_default();
         Ok(Self {
             kind: Kind::Null,
             options: format!("{agreed}; {}", mount_line(&root)),
             root,
-            server: Server::Null { _mount: mount },
+            server: Server::Process {
+                _mount: mount,
+                process,
+            },
         })
     }
 
@@ -164,7 +170,7 @@ impl Subject {
             kind: Kind::Bindfs,
             options: format!("{}; {}", arguments.join(" "), mount_line(&root)),
             root,
-            server: Server::Bindfs {
+            server: Server::Process {
                 _mount: mount,
                 process,
             },
@@ -218,7 +224,7 @@ impl Subject {
         Ok(dir)
     }
 
-    /// What its server has used so far; nothing where that is the kernel or this process.
+    /// What its server has used so far; nothing where that is the kernel.
     pub(crate) fn usage(&self) -> anyhow::Result<Option<Usage>> {
         let servers = self.servers()?;
         if servers.is_empty() {
@@ -230,9 +236,9 @@ impl Subject {
     fn servers(&self) -> anyhow::Result<Vec<Pid>> {
         Ok(match &self.server {
             Server::Hafs { daemon, .. } => vec![daemon.pid()],
-            Server::Bindfs { process, .. } => vec![process.pid()],
+            Server::Process { process, .. } => vec![process.pid()],
             Server::Gluster(mount) => mount.processes()?,
-            Server::None | Server::Null { .. } => Vec::new(),
+            Server::None => Vec::new(),
         })
     }
 
@@ -241,10 +247,13 @@ impl Subject {
     /// # Errors
     /// If it does not come to rest.
     pub(crate) fn settle(&self, bench: &Bench<'_>) -> anyhow::Result<()> {
+        if self.kind == Kind::Null {
+            return Ok(()); // it puts nothing off
+        }
         let quiet = match &self.server {
             Server::Hafs { .. } => IDLE_HAFSD,
-            Server::Bindfs { .. } | Server::Gluster(_) => IDLE_OTHERS,
-            Server::None | Server::Null { .. } => return Ok(()),
+            Server::Process { .. } | Server::Gluster(_) => IDLE_OTHERS,
+            Server::None => return Ok(()),
         };
         rustix::fs::syncfs(fs::File::open(&self.root)?).context("syncfs")?;
         wait_idle(bench.interrupt, quiet, || Usage::of(&self.servers()?))
@@ -265,9 +274,7 @@ impl Subject {
                 .filter(|line| !line.contains("\"level\":\"INFO\""))
                 .map(str::to_owned)
                 .collect(),
-            Server::None | Server::Null { .. } | Server::Bindfs { .. } | Server::Gluster(_) => {
-                Vec::new()
-            }
+            Server::None | Server::Process { .. } | Server::Gluster(_) => Vec::new(),
         }
     }
 }

@@ -87,7 +87,7 @@ fn run(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         written,
         on_disk(cold),
         warm,
-        of(writing, |used| used.write_bytes as f64) / bytes as f64,
+        on_disk(of(writing, |used| used.write_bytes as f64) / bytes as f64),
         on_disk(device as f64 / bytes as f64),
         of(writing, |used| used.cpu.as_secs_f64()) / gigabytes,
         of(reading, |used| used.cpu.as_secs_f64()) / gigabytes,

@@ -128,17 +128,14 @@ fn write(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let bytes = figures.bytes as f64;
     let device = (bench.device_bytes()? - device_before) as f64;
     let used = subject.usage()?.zip(before);
-    Ok(vec![
-        figures.iops,
-        used.map_or(f64::NAN, |(now, then)| {
-            now.since(then).write_bytes as f64 / bytes
-        }),
-        if subject.kind() == Kind::Null {
-            f64::NAN
-        } else {
-            device / bytes
-        },
-    ])
+    let server = used.map_or(f64::NAN, |(now, then)| now.since(then).write_bytes as f64);
+    // The null filesystem has no disk.
+    let (server, device) = if subject.kind() == Kind::Null {
+        (f64::NAN, f64::NAN)
+    } else {
+        (server, device)
+    };
+    Ok(vec![figures.iops, server / bytes, device / bytes])
 }
 
 /// A file of 1 GiB on the disk.
