@@ -552,7 +552,9 @@ impl Spares {
     }
 
     fn make(&self) -> Result<PathBuf, FsError> {
-        const BLOCK: usize = 1 << 20;
+        // The kernel keeps what is written at once in one piece of its cache (a large folio), and walks over the whole piece
+        // with each record that is written into it later: of 1 MiB, that takes as long as the rest of the write.
+        const BLOCK: usize = 16 << 10;
         let path = self.name();
         let written = File::create(&path).and_then(|mut file| {
             let zeros = vec![0; BLOCK];
