@@ -17,7 +17,7 @@ use crate::store::key::{
     LogPlace, Place, SegmentId, SegmentPlace, SegmentUse, Table, charged_bytes, encode_epochs,
     extent_key, key_ino, piece_key, row, row_body, segment_index_key,
 };
-use crate::store::memtable::Batch;
+use crate::store::memtable::{Batch, Key};
 use crate::store::segment::SEGMENT_HEADER_BYTES;
 use crate::types::Ino;
 
@@ -52,7 +52,7 @@ impl Totals {
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) table: Table,
-    pub(crate) key: Vec<u8>,
+    pub(crate) key: Key,
     /// The row as stored before.
     pub(crate) old: Option<Vec<u8>>,
     /// The new body.

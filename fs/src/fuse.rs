@@ -5,7 +5,7 @@
 //! room ([`late`]). It may wait for the disk, where unsynced chunks or unflushed records have reached their bound. What an
 //! operation means is [`Volume`]'s.
 //!
-//! Handles are stateless: the node id is the inode's number, `fh` is 0, and open, opendir and flush are switched off by
+//! Handles are stateless: the node id is the inode's number, `fh` is 0, and create, open, opendir and flush are switched off by
 //! answering ENOSYS once, after which the kernel asks no more. A new process can so serve an old mount.
 
 mod caller;
@@ -581,6 +581,11 @@ impl Filesystem for Fuse {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        if self.offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT) {
+            // The kernel asks for MKNOD from now on and opens the file by itself. A file that CREATE made would have to be
+            // released, one request more.
+            return reply.error(Errno::ENOSYS);
+        }
         const OP: &str = "create";
         let request = self.span(OP, parent);
         let (caller, dir) = (with_umask(req, umask), Ino(parent.0));

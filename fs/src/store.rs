@@ -353,14 +353,16 @@ impl Store {
         key: &[u8],
         with: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, FsError> {
-        if let Some(known) = self.memtables.get(table, key) {
-            return Ok(known.map(|raw| with(&raw)));
+        let mut with = Some(with);
+        let mut with = |raw: &[u8]| (with.take().expect("a row is found once"))(raw);
+        if let Some(known) = self.memtables.look(table, key, |row| row.map(&mut with)) {
+            return Ok(known);
         }
         if !self.may_be_flushed(table, key) {
             return Ok(None);
         }
         let raw = self.db.get_pinned_cf(self.cf(table), key)?;
-        Ok(raw.map(|raw| with(&raw)))
+        Ok(raw.as_deref().map(with))
     }
 
     /// A replicated row as stored.
@@ -459,7 +461,7 @@ impl Store {
             return Err(FsError::NoSpace);
         }
         // One batch: RocksDB never holds a part of it.
-        let mut batch = WriteBatch::default();
+        let mut batch = WriteBatch::with_capacity_bytes(memtable::row_bytes(sealed));
         for table in AnyTable::all() {
             let cf = self.cf(table);
             let mut last = None;
@@ -485,8 +487,13 @@ impl Store {
             .flush_cfs_opt(&families, &options)
             .map_err(full_or)?;
         self.wait_for_flush()?;
-        self.memtables.forget(sealed);
+        self.memtables.flushed(sealed);
         Ok(())
+    }
+
+    /// Gives back memory that is only held to find what was flushed last without a look into RocksDB.
+    pub(crate) fn forget_flushed(&self) {
+        self.memtables.forget_flushed();
     }
 
     fn wait_for_flush(&self) -> Result<(), FsError> {

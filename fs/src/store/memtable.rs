@@ -6,11 +6,12 @@
 //! read without a look into RocksDB.
 //!
 //! One memtable is *active*: it takes what is written. [`Memtables::seal`] begins a new one. The sealed ones never change, and
-//! stay until a flush has brought them all to the disk.
+//! stay until a flush has brought them all to the disk. The newest of those stays on as *flushed* until the next flush, or
+//! until nothing was changed for some time: RocksDB has its rows too, but to find one there takes ten times as long.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::iter::Peekable;
+use std::iter::{self, Peekable};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Memory};
@@ -18,12 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use rocksdb::{DB, DBIteratorWithThreadMode};
+use smallvec::SmallVec;
 
 use super::Row;
 use super::key::{LocalTable, Table};
 use crate::error::FsError;
 
-/// Memory that a row takes besides its key and value: its place in the tree, two allocations.
+/// Memory that a row takes besides its key and value: its place in the tree, an allocation.
 const ROW_OVERHEAD_BYTES: usize = 96;
 
 /// A table of either kind: a column family of RocksDB.
@@ -70,22 +72,26 @@ impl From<LocalTable> for AnyTable {
     }
 }
 
+/// A row's key. All but those of extended attributes fit without an allocation, so that walking down a tree looks at its
+/// nodes and nowhere else.
+pub(crate) type Key = SmallVec<[u8; 16]>;
 /// A row, or `None` where one was deleted.
 type Cell = Option<Bytes>;
 /// Rows of one table.
-type Tree = BTreeMap<Box<[u8]>, Cell>;
+type Tree = BTreeMap<Key, Cell>;
 
 /// Changes of rows that are made together.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(Vec<(AnyTable, Box<[u8]>, Cell)>);
+pub(crate) struct Batch(Vec<(AnyTable, Key, Cell)>);
 
 impl Batch {
     pub(crate) fn put(&mut self, table: impl Into<AnyTable>, key: &[u8], value: Vec<u8>) {
-        self.0.push((table.into(), key.into(), Some(value.into())));
+        self.0
+            .push((table.into(), Key::from_slice(key), Some(value.into())));
     }
 
     pub(crate) fn delete(&mut self, table: impl Into<AnyTable>, key: &[u8]) {
-        self.0.push((table.into(), key.into(), None));
+        self.0.push((table.into(), Key::from_slice(key), None));
     }
 }
 
@@ -135,6 +141,8 @@ struct Stack {
     active: Arc<Memtable>,
     /// The newest first.
     sealed: Vec<Arc<Memtable>>,
+    /// What the last flush brought to RocksDB: only to find rows faster that were changed a short while ago.
+    flushed: Option<Arc<Memtable>>,
 }
 
 /// Memtables that were there at one moment, the newest first.
@@ -146,13 +154,21 @@ impl Memtables {
         self.0.read().active.apply(batch);
     }
 
-    /// What is known of a row: `None` if no memtable knows it, `Some(None)` if it was deleted.
-    pub(crate) fn get(&self, table: AnyTable, key: &[u8]) -> Option<Cell> {
+    /// What `with` makes of what is known of a row, `None` if that is that it was deleted; nothing if no memtable knows it.
+    pub(crate) fn look<T>(
+        &self,
+        table: AnyTable,
+        key: &[u8],
+        with: impl FnOnce(Option<&[u8]>) -> T,
+    ) -> Option<T> {
         let stack = self.0.read();
-        if let Some(found) = stack.active.tree(table).get(key) {
-            return Some(found.clone());
+        let layers = iter::once(&stack.active).chain(&stack.sealed);
+        for layer in layers.chain(&stack.flushed) {
+            if let Some(known) = layer.tree(table).get(key) {
+                return Some(with(known.as_deref()));
+            }
         }
-        known_in(&stack.sealed, table, key)
+        None
     }
 
     /// All of them now, and what `with` makes of RocksDB at the same moment.
@@ -175,19 +191,31 @@ impl Memtables {
     }
 
     /// These have been flushed: RocksDB has their rows.
-    pub(crate) fn forget(&self, flushed: &Layers) {
+    pub(crate) fn flushed(&self, flushed: &Layers) {
         let mut stack = self.0.write();
         stack
             .sealed
             .retain(|sealed| !flushed.iter().any(|flushed| Arc::ptr_eq(sealed, flushed)));
+        if let Some(newest) = flushed.first() {
+            stack.flushed = Some(Arc::clone(newest));
+        }
     }
 
-    /// Memory that all of them take, about.
+    /// Gives back the memory of what RocksDB has, too.
+    pub(crate) fn forget_flushed(&self) {
+        self.0.write().flushed = None;
+    }
+
+    /// Memory of those that no flush has brought to RocksDB yet, about.
     pub(crate) fn bytes(&self) -> u64 {
         let stack = self.0.read();
-        let sealed: usize = stack.sealed.iter().map(|sealed| sealed.bytes()).sum();
-        (stack.active.bytes() + sealed) as u64
+        (stack.active.bytes() + row_bytes(&stack.sealed)) as u64
     }
+}
+
+/// Memory that the rows of sealed memtables take, about, and more than a batch with them.
+pub(crate) fn row_bytes(layers: &Layers) -> usize {
+    layers.iter().map(|layer| layer.bytes()).sum()
 }
 
 /// What these memtables know of a row.
@@ -210,7 +238,7 @@ pub(crate) fn merged(
         let Some(key) = next.min() else { return };
         let mut newest = None;
         for head in &mut heads {
-            if let Some((_, value)) = head.next_if(|(found, _)| &***found == key)
+            if let Some((_, value)) = head.next_if(|(found, _)| found.as_slice() == key)
                 && newest.is_none()
             {
                 newest = Some(value.as_ref());
@@ -233,11 +261,11 @@ pub(crate) struct MergedRows<'a> {
     layers: Layers,
     table: AnyTable,
     /// Rows from here, up to before `to`.
-    from: Box<[u8]>,
-    to: Option<Box<[u8]>>,
+    from: Key,
+    to: Option<Key>,
     order: Order,
     /// Next row of each memtable.
-    heads: Vec<Option<(Box<[u8]>, Cell)>>,
+    heads: Vec<Option<(Key, Cell)>>,
     /// `None`: RocksDB holds no row of the range.
     db: Option<Peekable<DBIteratorWithThreadMode<'a, DB>>>,
 }
@@ -255,8 +283,8 @@ impl<'a> MergedRows<'a> {
         let mut rows = Self {
             layers,
             table,
-            from: from.into(),
-            to: to.map(Into::into),
+            from: Key::from_slice(from),
+            to: to.map(Key::from_slice),
             order,
             heads: Vec::new(),
             db: db.map(Iterator::peekable),
@@ -269,7 +297,7 @@ impl<'a> MergedRows<'a> {
     }
 
     /// The row of a memtable that comes after `behind`.
-    fn look(&self, layer: usize, behind: Option<&[u8]>) -> Option<(Box<[u8]>, Cell)> {
+    fn look(&self, layer: usize, behind: Option<&[u8]>) -> Option<(Key, Cell)> {
         let tree = self.layers[layer].tree(self.table);
         let first = Bound::Included(&*self.from);
         let end = match &self.to {
@@ -349,7 +377,7 @@ impl Iterator for MergedRows<'_> {
                 }
             }
             if let Some(value) = value {
-                return Some(Ok((key, Box::from(&*value))));
+                return Some(Ok((Box::from(&*key), Box::from(&*value))));
             }
         }
     }
@@ -395,8 +423,8 @@ mod tests {
             if step % 50 == 49 {
                 memtables.seal(|| ());
             }
-            let known = memtables.get(Table::Xattr.into(), &key).flatten();
-            assert_eq!(known.as_deref(), map.get(&key[..]).map(Vec::as_slice));
+            let known = memtables.look(Table::Xattr.into(), &key, |row| row.map(<[u8]>::to_vec));
+            assert_eq!(known.flatten().as_ref(), map.get(&key[..]));
             let (from, to) = ([3], [12]);
             let expected: Vec<_> = map
                 .range::<[u8], _>((Bound::Included(&from[..]), Bound::Excluded(&to[..])))
@@ -419,9 +447,16 @@ mod tests {
             all.iter()
                 .all(|(key, value)| value.as_deref() == map.get(key).map(Vec::as_slice))
         );
-        memtables.forget(&sealed);
-        assert_eq!(memtables.get(Table::Xattr.into(), &[5]), None);
+        let look =
+            |key: u8| memtables.look(Table::Xattr.into(), &[key], |row| row.map(<[u8]>::to_vec));
+        let before: Vec<_> = (0..16).map(look).collect();
+        memtables.flushed(&sealed);
         assert_eq!(memtables.bytes(), 0);
+        for key in sealed[0].tree(Table::Xattr.into()).keys() {
+            assert_eq!(look(key[0]), before[usize::from(key[0])]);
+        }
+        memtables.forget_flushed();
+        assert_eq!(look(5), None);
     }
 
     #[test]

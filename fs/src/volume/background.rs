@@ -253,6 +253,7 @@ impl Inner {
     /// Nothing was changed for some time: gives back what is only held so that changes are fast, and has the collector
     /// do what is worth little.
     fn tidy_up(&self) {
+        self.store.forget_flushed();
         if let Err(error) = self.seal_if_worth_emptying(Effort::Steady) {
             tracing::warn!(
                 error = with_causes(&error),

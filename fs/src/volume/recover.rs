@@ -21,6 +21,7 @@ use crate::store::key::{
     decode_epochs, key_ino,
 };
 use crate::store::logfile::{ChunkPlace, Framed};
+use crate::store::memtable::Key;
 use crate::store::segment::{RecoveredChunk, SEGMENT_HEADER_BYTES, Segments};
 use crate::volume::Unflushed;
 
@@ -80,7 +81,7 @@ impl Recovery {
             changes.push(Change {
                 table: mutation.table,
                 old: self.store.raw(mutation.table, &mutation.key)?,
-                key: mutation.key.clone(),
+                key: Key::from_slice(&mutation.key),
                 new: mutation.body.clone(),
             });
         }

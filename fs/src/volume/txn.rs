@@ -15,6 +15,7 @@ use crate::store::key::{
     Dentry, Extent, Inode, NAME_COLLISIONS_MAX, Place, Table, dentry_key, extent_key, ino_key,
     name_cookie, row_body,
 };
+use crate::store::memtable::Key;
 use crate::types::Ino;
 
 /// A piece that the record brings, and where this copy put it.
@@ -75,7 +76,7 @@ pub(crate) struct FoundName {
 #[derive(Debug)]
 pub(crate) struct Txn<'a> {
     store: &'a Store,
-    entries: BTreeMap<(Table, Vec<u8>), Entry>,
+    entries: BTreeMap<(Table, Key), Entry>,
     pub(crate) pieces: Vec<NewPiece>,
     next_ino: Ino,
 }
@@ -99,7 +100,7 @@ impl<'a> Txn<'a> {
     }
 
     fn entry(&mut self, table: Table, key: &[u8]) -> Result<&mut Entry, FsError> {
-        match self.entries.entry((table, key.to_vec())) {
+        match self.entries.entry((table, Key::from_slice(key))) {
             btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
             btree_map::Entry::Vacant(vacant) => {
                 let old = self.store.raw(table, key)?;
@@ -152,7 +153,7 @@ impl<'a> Txn<'a> {
 
     /// Removes an extent that was read as `raw`.
     pub(crate) fn del_extent(&mut self, ino: Ino, offset: u64, raw: &[u8]) {
-        let id = (Table::Extent, extent_key(ino, offset).to_vec());
+        let id = (Table::Extent, Key::from_slice(&extent_key(ino, offset)));
         let entry = self.entries.entry(id).or_insert_with(|| Entry {
             old: Some(raw.to_vec()),
             new: None,
