@@ -1,7 +1,7 @@
 //! The kernel's requests: decode, open the span, hand over to the volume, reply. No decisions.
 //!
 //! Called by fuser, one thread a session; [`mount`](crate::mount) makes the sessions. Every method answers its request
-//! exactly once. An fsync waits in no session thread: its reply comes from the committer's. Nor does a change wait there for
+//! exactly once. Of the fsyncs that wait for the disk at a time, one does so in a session thread. No change waits there for
 //! room ([`late`]). It may wait for the disk, where unsynced chunks or unflushed records have reached their bound. What an
 //! operation means is [`Volume`]'s.
 //!
@@ -238,7 +238,7 @@ impl Fuse {
         }
     }
 
-    /// Syncs the whole volume; the reply comes from the committer's thread, so that this one goes on serving.
+    /// Syncs the whole volume, here if nobody else does, and answers. If somebody does, this thread goes on serving.
     fn sync(&self, op: &'static str, ino: INodeNo, reply: ReplyEmpty) {
         let Op { _span, timed } = self.span(op, ino);
         let answers = self.answers.clone();
@@ -538,7 +538,11 @@ impl Filesystem for Fuse {
         if !self.writeback && set == SetAttr::default() {
             set.ctime = Some(clock::now());
         }
-        let result = self.volume.setattr(caller(req), Ino(ino.0), &set);
+        let result = if self.writeback {
+            self.volume.setattr_cached(caller(req), Ino(ino.0), &set)
+        } else {
+            self.volume.setattr(caller(req), Ino(ino.0), &set)
+        };
         self.answers.attr(OP, ino, result, reply);
         self.volume.settle();
     }

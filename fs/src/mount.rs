@@ -41,8 +41,8 @@ pub use self::probe::{KernelOffer, kernel_offer};
 /// Type of a hafs mount, as `/proc/mounts` shows it and mount(8) is given it.
 pub const FILESYSTEM_TYPE: &str = "fuse.hafs";
 
-/// Sessions of one mount. More than the machine has cores only add wake-ups; fewer than two would let one slow read from
-/// the disk hold up everything else.
+/// Sessions of one mount: one more than the machine has cores, since an fsync may wait for the disk in one of them. More only
+/// add wake-ups; fewer than two would let one slow read from the disk hold up everything else.
 const SESSIONS_MIN: usize = 2;
 const SESSIONS_MAX: usize = 16;
 
@@ -211,7 +211,7 @@ pub const KERNEL_CACHE_TIME: Duration = crate::fuse::TTL;
 
 fn session_count() -> usize {
     thread::available_parallelism()
-        .map_or(SESSIONS_MIN, Into::into)
+        .map_or(SESSIONS_MIN, |cores| cores.get() + 1)
         .clamp(SESSIONS_MIN, SESSIONS_MAX)
 }
 

@@ -55,7 +55,7 @@ pub(crate) mod room;
 pub(crate) mod txn;
 mod xattr;
 
-pub(crate) use reclaim::report_unreclaimed;
+pub(crate) use reclaim::{ORPHANS_AT_ONCE, report_unreclaimed};
 pub use repair::Repair;
 
 /// What a volume is used for: sets how its bytes are cut into chunks, and how far reads run ahead.
@@ -397,8 +397,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Calls `done` once every record appended so far is on the disk: from another thread, or at once from this one if
-    /// nothing has to be synced, or nothing can be. Does not block.
+    /// Calls `done` once every record appended so far is on the disk. Waits for the disk itself if nobody else does, and calls
+    /// `done` from another thread otherwise: at most one caller waits here at a time.
     ///
     /// # Errors
     /// [`FsError::Failed`] if a sync failed, now or ever since the volume was opened.
@@ -406,7 +406,7 @@ impl Volume {
         if self.inner.failed.load(Ordering::Acquire) {
             return done(Err(FsError::Failed));
         }
-        self.inner.marks.fsync(done);
+        self.inner.marks.fsync(done, &*self.inner);
     }
 
     /// The same, waiting.

@@ -84,6 +84,8 @@ impl Fixture {
         let launch = Launch::new(scratch.path())
             .data_dir(&scratch.dir("data"))
             .expect(STORE_FAILED)
+            // It is written after an fsync was answered: the disk may have failed by then.
+            .expect("durable mark not written")
             .expect("volume is not available")
             .expect("dead mount");
         let mut fixture = Self {

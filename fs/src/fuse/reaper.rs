@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::error::FsError;
 use crate::mount::device;
 use crate::types::Ino;
-use crate::volume::{Volume, report_unreclaimed};
+use crate::volume::{ORPHANS_AT_ONCE, Volume, report_unreclaimed};
 
 /// Orphans waiting for their question: 512 KiB of numbers. `rm -rf` of more files than this, faster than they are
 /// reclaimed, leaves some for the sweep.
@@ -87,7 +87,13 @@ impl Reaper {
     /// Reclaims orphans until every [`Forgets`] is gone, that is, until no session is left.
     pub(crate) fn run(mut self) {
         while let Some(ino) = self.next() {
-            self.reap(ino);
+            let mut inos = vec![ino];
+            while inos.len() < ORPHANS_AT_ONCE
+                && let Ok(ino) = self.queue.try_recv()
+            {
+                inos.push(ino);
+            }
+            self.reap(inos);
         }
     }
 
@@ -123,27 +129,35 @@ impl Reaper {
     }
 
     fn sweep(&mut self) {
-        for ino in self.volume.orphans() {
-            self.reap(ino);
+        for inos in self.volume.orphans().chunks(ORPHANS_AT_ONCE) {
+            self.reap(inos.to_vec());
             if self.retry_at.is_some() {
                 return; // it is the same for the rest
             }
         }
     }
 
-    fn reap(&mut self, ino: Ino) {
-        match device::kernel_holds(self.device.as_fd(), ino) {
-            Ok(true) => tracing::trace!(%ino, "orphan still held by the kernel"),
-            Ok(false) => {
-                if let Err(error) = self.volume.reclaim(ino) {
-                    if matches!(error, FsError::NoSpace) {
-                        self.retry_at = Some(Instant::now() + RETRY_AFTER);
-                    }
-                    report_unreclaimed(&error, ino);
+    fn reap(&mut self, mut inos: Vec<Ino>) {
+        inos.retain(
+            |&ino| match device::kernel_holds(self.device.as_fd(), ino) {
+                Ok(true) => {
+                    tracing::trace!(%ino, "orphan still held by the kernel");
+                    false
                 }
+                Ok(false) => true,
+                // Nothing is lost: the orphan stays on its durable list, and the next fresh mount reclaims it.
+                Err(error) => {
+                    report_unreclaimed(&error, ino);
+                    false
+                }
+            },
+        );
+        let retry_at = &mut self.retry_at;
+        self.volume.reclaim_all(&inos, |error, ino| {
+            if matches!(error, FsError::NoSpace) {
+                *retry_at = Some(Instant::now() + RETRY_AFTER);
             }
-            // Nothing is lost: the orphan stays on its durable list, and the next fresh mount reclaims it.
-            Err(error) => report_unreclaimed(&error, ino),
-        }
+            report_unreclaimed(error, ino);
+        });
     }
 }

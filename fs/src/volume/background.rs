@@ -15,6 +15,7 @@ use parking_lot::MutexGuard;
 use super::collect::Effort;
 use super::{Chores, Core, Inner};
 use crate::error::{FsError, with_causes};
+use crate::log::Durable;
 use crate::store::key::{LocalTable, SegmentId, segment_key};
 use crate::store::memtable::Batch;
 
@@ -41,6 +42,24 @@ const PRESSED_LOOK: Duration = Duration::from_secs(1);
 /// And state is flushed when records of so many bytes are not, so that a flush needs little space.
 const PRESSED_UNFLUSHED_BYTES: u64 = 1 << 20;
 
+impl Durable for Inner {
+    /// Segments and log side by side.
+    fn sync(&self) -> Result<(), FsError> {
+        self.check_failed()?;
+        let began = Instant::now();
+        let synced = self.sync_files();
+        self.metrics.synced(began.elapsed());
+        synced.inspect_err(|error| self.fail(error))
+    }
+
+    /// The durable mark is only a hint for the next open: a volume lives without it.
+    fn answered(&self) {
+        if let Err(error) = self.durable_mark.lock().set(self.marks.durable()) {
+            tracing::warn!(error = with_causes(&error), "durable mark not written");
+        }
+    }
+}
+
 impl Inner {
     pub(super) fn start_threads(inner: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, FsError> {
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -59,11 +78,7 @@ impl Inner {
         Ok(vec![
             spawn(
                 "hafs-commit",
-                Box::new(move || {
-                    committer
-                        .marks
-                        .run_committer(|head| committer.sync_to(head))
-                }),
+                Box::new(move || committer.marks.run_committer(&*committer)),
             )?,
             spawn("hafs-keep", Box::new(move || housekeeper.keep_house()))?,
             spawn("hafs-collect", Box::new(move || collector.run_collector()))?,
@@ -81,22 +96,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes everything up to `head` durable: segments and log side by side.
-    pub(super) fn sync_to(&self, head: Lsn) -> Result<(), FsError> {
-        self.check_failed()?;
-        let began = Instant::now();
-        let synced = self.sync_files();
-        self.metrics.synced(began.elapsed());
-        if let Err(error) = &synced {
-            self.fail(error);
-        } else {
-            self.marks.raise_durable(head);
-            // Only a hint for the next open: a volume lives without it.
-            if let Err(error) = self.durable_mark.lock().set(self.marks.durable()) {
-                tracing::warn!(error = with_causes(&error), "durable mark not written");
-            }
-        }
-        synced
+    /// Makes everything up to `head` durable, which was appended before.
+    fn sync_to(&self, head: Lsn) -> Result<(), FsError> {
+        self.sync()?;
+        self.marks.raise_durable(head);
+        self.answered();
+        Ok(())
     }
 
     fn check_failed(&self) -> Result<(), FsError> {
