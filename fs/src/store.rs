@@ -25,20 +25,23 @@ use std::time::{Duration, Instant};
 
 use hafs_protocol::{Lineage, NodeId, StoreId, VolumeId};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    Direction, FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBCompressionType, Direction, FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::error::{FsError, with_causes};
 use crate::space::DiskBytes;
+use crate::store::absent::AbsentNames;
 use crate::store::key::{LocalTable, Table, key_ino, row_body};
 use crate::store::memtable::{AnyTable, Batch, Layers, Memtables, MergedRows, Order};
 use crate::store::segment::Segments;
 use crate::store::state::StateFiles;
 use crate::store::syncfile::{io_error, sync_dir, write_file_durably};
 
+pub(crate) mod absent;
 pub(crate) mod codec;
 pub(crate) mod digest;
 pub(crate) mod key;
@@ -176,6 +179,7 @@ pub(crate) struct Store {
     db: Arc<DB>,
     pub(crate) segments: Segments,
     memtables: Memtables,
+    absent: AbsentNames,
     /// RocksDB holds replicated rows of inodes below this number only.
     flushed_inos: AtomicU64,
     /// Holds the lock while the store is open, and tells whether the directory is still the one that was opened.
@@ -279,6 +283,7 @@ impl Store {
             db: Arc::new(db),
             segments: Segments::new(&segments, identity.store, segment_bytes, next_segment),
             memtables: Memtables::default(),
+            absent: AbsentNames::default(),
             flushed_inos: AtomicU64::new(u64::MAX),
             lock,
         };
@@ -361,7 +366,14 @@ impl Store {
         if !self.may_be_flushed(table, key) {
             return Ok(None);
         }
+        let is_name = table == AnyTable::Replicated(Table::Dentry);
+        if is_name && self.absent.contains(key) {
+            return Ok(None);
+        }
         let raw = self.db.get_pinned_cf(self.cf(table), key)?;
+        if is_name && raw.is_none() {
+            self.absent.remember(key);
+        }
         Ok(raw.as_deref().map(with))
     }
 
@@ -487,6 +499,7 @@ impl Store {
             .flush_cfs_opt(&families, &options)
             .map_err(full_or)?;
         self.wait_for_flush()?;
+        self.absent.clear();
         self.memtables.flushed(sealed);
         Ok(())
     }
@@ -612,11 +625,14 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
 const WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// Memory that an idle table takes: 9 tables a volume, 100 volumes a node.
 const ARENA_BLOCK_BYTES: usize = 64 * 1024;
-/// Descriptors that one volume's state may hold.
-const OPEN_TABLES_MAX: i32 = 128;
+/// Descriptors that one volume's state may hold: as many as ten million files take, whose rows lie where their flush has put them,
+/// since inode numbers grow and nothing overlaps. With fewer, nearly each lookup opens a file and reads its index and filter first.
+const OPEN_TABLES_MAX: i32 = 2048;
 /// RocksDB takes space for its list of files in such steps; its own 4 MiB are much on a full disk.
 const MANIFEST_BLOCK_BYTES: usize = 64 * 1024;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Blocks of indexes and filters.
+const METADATA_BLOCK_BYTES: usize = 4096;
 
 fn open_state(path: &Path, cache: &SharedCache, is_new: bool) -> Result<DB, FsError> {
     let mut options = Options::default();
@@ -650,7 +666,14 @@ fn table_options(cache: &SharedCache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache.0);
     blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In one piece, the filter of a file of some million rows has several MiB, which is more than the cache takes in one block
+    // (it is divided into up to 64 parts): each lookup would read and check it all.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     // The first whose footers have a checksum, and whose blocks' checksums say where they belong.
     blocks.set_format_version(6);

@@ -4,6 +4,7 @@
 //! the same state. Dropping a subject unmounts it and ends its server.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,13 +12,16 @@ use std::time::Duration;
 use anyhow::Context;
 use hafs_tests::mount::mounts_on;
 use hafs_tests::{Daemon, Launch, Mount};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::gluster::{Gluster, GlusterMount};
 use super::null;
 use super::process::{Process, dying_with_us};
 use super::workload::Bench;
 use crate::interrupt::Interrupt;
+use crate::scratch::say;
 use crate::usage::{IDLE_HAFSD, Usage, wait_idle};
 
 /// Which filesystem.
@@ -242,6 +246,20 @@ impl Subject {
         })
     }
 
+    /// Has its server run on one core, together with this thread and those that it starts, until that is dropped.
+    pub(crate) fn on_one_core(&self) -> anyhow::Result<OneCore> {
+        let before = sched_getaffinity(None).context("sched_getaffinity")?;
+        let first = (0..CpuSet::MAX_CPU).find(|&core| before.is_set(core));
+        let mut one = CpuSet::new();
+        one.set(first.context("no core to run on")?);
+        let pinned = OneCore {
+            servers: self.servers()?,
+            before,
+        };
+        pinned.run_on(&one).context("sched_setaffinity")?;
+        Ok(pinned)
+    }
+
     /// Waits until its server does nothing any more: what it had put off is done.
     ///
     /// # Errors
@@ -275,6 +293,36 @@ impl Subject {
                 .map(str::to_owned)
                 .collect(),
             Server::None | Server::Process { .. } | Server::Gluster(_) => Vec::new(),
+        }
+    }
+}
+
+/// A server, and this thread, that share one core.
+pub(crate) struct OneCore {
+    servers: Vec<Pid>,
+    before: CpuSet,
+}
+
+impl OneCore {
+    fn run_on(&self, cores: &CpuSet) -> io::Result<()> {
+        for server in &self.servers {
+            for task in fs::read_dir(format!("/proc/{server}/task"))? {
+                let number = task?.file_name().to_string_lossy().parse();
+                let task = Pid::from_raw(number.map_err(io::Error::other)?);
+                match sched_setaffinity(task, cores) {
+                    Ok(()) | Err(Errno::SRCH) => {} // it may just have ended
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        Ok(sched_setaffinity(None, cores)?)
+    }
+}
+
+impl Drop for OneCore {
+    fn drop(&mut self) {
+        if let Err(error) = self.run_on(&self.before) {
+            say(&format!("all on one core still: {error}"));
         }
     }
 }

@@ -99,6 +99,7 @@ pub(crate) const ALL: &[Workload] = &[
     synced::MANY,
     small::ONE,
     small::FOUR,
+    small::ONE_CORE,
     tree::TREE,
     tree::GIT,
     database::SQLITE,

@@ -52,6 +52,25 @@ pub(super) const FOUR: Workload = Workload {
     run: |bench, subject| run(bench, subject, "small-4", 4),
 };
 
+/// Where no thread has to be woken on another core: what requests cost, whatever the machine's wake-ups take.
+pub(super) const ONE_CORE: Workload = Workload {
+    name: "small-core",
+    rows: &[
+        rate("create + write 4 KiB, all on one core", &[]),
+        rate("rename, all on one core", &[]),
+        rate("unlink, all on one core", &[]),
+    ],
+    on: anywhere,
+    run: |bench, subject| {
+        let _one_core = subject.on_one_core()?;
+        let figures = run(bench, subject, "small-core", 1)?;
+        let [create, .., rename, unlink] = figures[..] else {
+            unreachable!("a figure for each row of the workload `small`");
+        };
+        Ok(vec![create, rename, unlink])
+    },
+};
+
 fn run(bench: &Bench<'_>, subject: &Subject, name: &str, threads: u64) -> anyhow::Result<Vec<f64>> {
     let dir = subject.fresh_dir(name)?;
     let files = (bench.scaled(FILES) / threads).max(1);
