@@ -356,11 +356,9 @@ impl Store {
         &self,
         table: AnyTable,
         key: &[u8],
-        with: impl FnOnce(&[u8]) -> T,
+        with: impl Fn(&[u8]) -> T,
     ) -> Result<Option<T>, FsError> {
-        let mut with = Some(with);
-        let mut with = |raw: &[u8]| (with.take().expect("a row is found once"))(raw);
-        if let Some(known) = self.memtables.look(table, key, |row| row.map(&mut with)) {
+        if let Some(known) = self.memtables.look(table, key, |row| row.map(&with)) {
             return Ok(known);
         }
         if !self.may_be_flushed(table, key) {
@@ -563,8 +561,8 @@ impl Picture<'_> {
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, FsError> {
         let table = table.into();
-        match memtable::known_in(&self.layers, table, key) {
-            Some(known) => Ok(known.map(|raw| raw.to_vec())),
+        match memtable::look_in(&self.layers, table, key, |row| row.map(<[u8]>::to_vec)) {
+            Some(known) => Ok(known),
             None => Ok(self.snapshot.get_cf(self.store.cf(table), key)?),
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! It is served by hafs's own mount code, so that the negotiated flags, the time-outs and the number of sessions are the
 //! same, and by a process of its own: turning from a thread of one process to one of another costs more than staying in the
-//! same, and no filesystem is served by the application. One lock over everything: with two sessions it is hardly ever
+//! same, and no filesystem is served by the application. One lock over everything: with so few sessions it is hardly ever
 //! waited for.
 
 use std::collections::{BTreeMap, HashMap};

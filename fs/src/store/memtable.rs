@@ -163,12 +163,7 @@ impl Memtables {
     ) -> Option<T> {
         let stack = self.0.read();
         let layers = iter::once(&stack.active).chain(&stack.sealed);
-        for layer in layers.chain(&stack.flushed) {
-            if let Some(known) = layer.tree(table).get(key) {
-                return Some(with(known.as_deref()));
-            }
-        }
-        None
+        look_in(layers.chain(&stack.flushed), table, key, with)
     }
 
     /// All of them now, and what `with` makes of RocksDB at the same moment.
@@ -218,11 +213,19 @@ pub(crate) fn row_bytes(layers: &Layers) -> usize {
     layers.iter().map(|layer| layer.bytes()).sum()
 }
 
-/// What these memtables know of a row.
-pub(crate) fn known_in(layers: &[Arc<Memtable>], table: AnyTable, key: &[u8]) -> Option<Cell> {
-    layers
-        .iter()
-        .find_map(|layer| layer.tree(table).get(key).cloned())
+/// [`Memtables::look`] in these, the newest first.
+pub(crate) fn look_in<'a, T>(
+    layers: impl IntoIterator<Item = &'a Arc<Memtable>>,
+    table: AnyTable,
+    key: &[u8],
+    with: impl FnOnce(Option<&[u8]>) -> T,
+) -> Option<T> {
+    for layer in layers {
+        if let Some(known) = layer.tree(table).get(key) {
+            return Some(with(known.as_deref()));
+        }
+    }
+    None
 }
 
 /// The rows of a table in sealed memtables, ascending: the newest of each key, deleted ones too.
