@@ -114,7 +114,6 @@ impl Writer for Bulk {
     fn step(&mut self, dir: &Path) -> Result<(), Stopped> {
         let file = usize::try_from(self.numbers.below(FILES as u64)).expect("few");
         let block = usize::try_from(self.numbers.below(BLOCKS as u64)).expect("few");
-        let wrong = |error: std::io::Error| Stopped::from(&error, "bulk write", false);
         if self.files[file].is_none() {
             let mut options = OpenOptions::new();
             let options = options
@@ -125,7 +124,7 @@ impl Writer for Bulk {
             self.files[file] = Some(
                 options
                     .open(dir.join(format!("bulk-{file}")))
-                    .map_err(wrong)?,
+                    .map_err(Stopped::from("bulk write"))?,
             );
         }
         self.next += 1;
@@ -133,7 +132,7 @@ impl Writer for Bulk {
         let target = self.files[file].as_ref().expect("just opened");
         target
             .write_all_at(&Self::block(self.next), (block * BLOCK_BYTES) as u64)
-            .map_err(wrong)?;
+            .map_err(Stopped::from("bulk write"))?;
         self.blocks[file][block] = self.next;
         self.pending = None;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use hafs_tests::{Daemon, Launch, Mount, Progress, Scratch, requirement};
@@ -14,24 +15,28 @@ const KILLS: usize = 50;
 /// Steps of all writers in a round, at most; the kill comes somewhere before.
 const STEPS_MAX: u64 = 400;
 
-/// Writes until hafsd is gone.
+/// Writes until hafsd is gone; `ends` is set before it is killed: a writer that meets a dead mount before has found a fault.
 fn write_until_gone(
     writer: &mut dyn Writer,
     dir: &Path,
     progress: &Progress,
+    ends: &AtomicBool,
 ) -> Result<(), String> {
     loop {
-        match writer.step(dir) {
-            Ok(()) => progress.step(),
-            Err(Stopped::Gone) => {
+        let wrong = match writer.step(dir) {
+            Ok(()) => {
+                progress.step();
+                continue;
+            }
+            Err(Stopped::Gone) if ends.load(Ordering::SeqCst) => {
                 writer.release();
                 return Ok(());
             }
-            Err(Stopped::Wrong(what)) => {
-                progress.give_up();
-                return Err(what);
-            }
-        }
+            Err(Stopped::Gone) => "the mount died under it".to_owned(),
+            Err(Stopped::Wrong(what)) => what,
+        };
+        progress.give_up();
+        return Err(wrong);
     }
 }
 
@@ -51,18 +56,19 @@ fn round(
         "ready after {ready:?}, verified after {:?}, kill at step {kill_at}",
         start.elapsed()
     );
-    let progress = Progress::default();
+    let (progress, ends) = (Progress::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         let running: Vec<_> = writers
             .iter_mut()
             .enumerate()
             .map(|(number, writer)| {
-                let (dir, progress) = (mount_dir.join(number.to_string()), &progress);
-                scope.spawn(move || write_until_gone(writer.as_mut(), &dir, progress))
+                let (dir, progress, ends) = (mount_dir.join(number.to_string()), &progress, &ends);
+                scope.spawn(move || write_until_gone(writer.as_mut(), &dir, progress, ends))
             })
             .collect();
         let reached = progress.wait_for(kill_at);
         // Also if it was not reached: a scope ends only with its threads.
+        ends.store(true, Ordering::SeqCst);
         daemon.kill();
         for (number, writer) in running.into_iter().enumerate() {
             let end = writer.join().expect("writers do not panic");

@@ -20,7 +20,7 @@ pub(crate) type Lost = String;
 /// Why a step did not happen.
 #[derive(Debug)]
 pub(crate) enum Stopped {
-    /// The daemon is gone: expected.
+    /// The daemon is gone: right once it is being killed.
     Gone,
     /// Something else: a failure of the test.
     Wrong(String),
@@ -28,11 +28,11 @@ pub(crate) enum Stopped {
 
 impl Stopped {
     /// Sorts the error of a system call. A dead FUSE mount answers ENOTCONN; a request that was under way when it died,
-    /// ECONNABORTED. fsync reports pages that could not be written any more with EIO.
-    pub(crate) fn from(error: &io::Error, what: &str, fsync: bool) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::NOTCONN | Errno::CONNABORTED) => Self::Gone,
-            Some(Errno::IO) if fsync => Self::Gone,
+    /// ECONNABORTED, or EIO if hafsd died while it was reading it (`fuse_dev_do_read` in the kernel's `fs/fuse/dev.c`).
+    /// fsync reports pages that could not be written any more with EIO.
+    pub(crate) fn from(what: &str) -> impl Fn(io::Error) -> Self + '_ {
+        move |error| match Errno::from_io_error(&error) {
+            Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::IO) => Self::Gone,
             _ => Self::Wrong(format!("{what}: {error}")),
         }
     }
@@ -48,10 +48,6 @@ pub(crate) trait Writer: Send + Debug {
 
     /// Compares what is there with what must be.
     fn verify(&mut self, dir: &Path) -> Result<(), Lost>;
-}
-
-fn gone(what: &str) -> impl Fn(io::Error) -> Stopped + '_ {
-    move |error| Stopped::from(&error, what, false)
 }
 
 /// Overwrites random pieces of one file with O_DIRECT: what write(2) returned for, hafsd has answered.
@@ -89,7 +85,7 @@ impl Writer for Direct {
             self.file = Some(
                 options
                     .open(dir.join("direct"))
-                    .map_err(gone("open with O_DIRECT"))?,
+                    .map_err(Stopped::from("open with O_DIRECT"))?,
             );
         }
         let file = self.file.as_ref().expect("just opened");
@@ -99,7 +95,7 @@ impl Writer for Direct {
         let bytes = pattern(self.numbers.below(u64::MAX), len);
         self.pending = Some((offset, bytes.clone()));
         file.write_all_at(&bytes, offset)
-            .map_err(gone("write with O_DIRECT"))?;
+            .map_err(Stopped::from("write with O_DIRECT"))?;
         self.pending = None;
         let end = usize::try_from(offset).expect("4 MiB") + len;
         self.bytes.resize(self.bytes.len().max(end), 0);
@@ -185,12 +181,12 @@ impl Synced {
         let (number, seed) = (self.next, self.numbers.below(u64::MAX));
         self.next += 1;
         let len = usize::try_from(1 + self.numbers.below(300_000)).expect("small");
-        let mut file = File::create_new(Self::path(dir, number)).map_err(gone("create"))?;
+        let mut file =
+            File::create_new(Self::path(dir, number)).map_err(Stopped::from("create"))?;
         for piece in pattern(seed, len).chunks(50_000) {
-            file.write_all(piece).map_err(gone("write"))?;
+            file.write_all(piece).map_err(Stopped::from("write"))?;
         }
-        file.sync_all()
-            .map_err(|error| Stopped::from(&error, "fsync", true))?;
+        file.sync_all().map_err(Stopped::from("fsync"))?;
         self.files.insert(number, (len, seed));
         Ok(())
     }
@@ -202,10 +198,10 @@ impl Synced {
             .append(true)
             .create(true)
             .open(dir.join("journal"));
-        let mut file = file.map_err(gone("open the journal"))?;
-        file.write_all(&self.pending).map_err(gone("append"))?;
-        file.sync_data()
-            .map_err(|error| Stopped::from(&error, "fdatasync", true))?;
+        let mut file = file.map_err(Stopped::from("open the journal"))?;
+        file.write_all(&self.pending)
+            .map_err(Stopped::from("append"))?;
+        file.sync_data().map_err(Stopped::from("fdatasync"))?;
         self.journal.append(&mut self.pending);
         Ok(())
     }
@@ -215,7 +211,7 @@ impl Synced {
             return Ok(());
         };
         self.removing = Some(number);
-        fs::remove_file(Self::path(dir, number)).map_err(gone("unlink"))?;
+        fs::remove_file(Self::path(dir, number)).map_err(Stopped::from("unlink"))?;
         self.removing = None;
         Ok(())
     }
@@ -395,7 +391,7 @@ impl Writer for Names {
             return Ok(());
         };
         self.pending = Some(after);
-        call().map_err(gone("a change of names"))?;
+        call().map_err(Stopped::from("a change of names"))?;
         self.entries = self.pending.take().expect("just set");
         Ok(())
     }

@@ -22,7 +22,7 @@
 //! **What a cut leaves** is in [`Mode`]: nothing that is not on the disk, or any part of it that a disk may leave. Pages are
 //! kept or lost each by itself, also as they were between two writes. Renames are whole; a truncation happens with all that it
 //! removed or not at all; a length may grow without the bytes, which are zeros then. See `lossy/names.rs` for which changes
-//! of names need which.
+//! of names need which, and for the one rename that RocksDB relies on.
 //!
 //! **Faults** are in [`Fault`]: errors for chosen requests on chosen paths, from the n-th on, for so many times. A failed sync
 //! loses its pages for good, as on Linux, also without a cut: no later sync writes them. They read back as long as the kernel has them in
