@@ -398,7 +398,8 @@ impl LogWriter {
 
     fn write(&self, frame: &[u8]) -> Result<(), FsError> {
         fail::fail_point!("log-append", |_| Ok(()));
-        self.active.write_at(frame, self.end.offset)
+        // What lies behind is of the file's earlier life.
+        self.active.write_pages_at(frame, self.end.offset)
     }
 
     fn roll(&mut self) -> Result<(), FsError> {
@@ -466,7 +467,7 @@ fn open_next(
         .map_err(full_or("open", &spare))
         .and_then(|file| {
             let file = Arc::new(SyncFile::new(file, path.clone()));
-            file.write_at(&header, 0).map_err(full)?;
+            file.write_pages_at(&header, 0).map_err(full)?;
             fs::rename(&spare, &path).map_err(full_or("rename", &spare))?;
             Ok(file)
         });

@@ -640,6 +640,39 @@ mod tests {
         assert!(log.head() > head);
     }
 
+    /// What this thread has had read from disks.
+    fn read_bytes() -> u64 {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        let line = io
+            .lines()
+            .find_map(|line| line.strip_prefix("read_bytes: "));
+        line.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_log_that_the_page_cache_has_lost_is_appended_to_without_reading_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("log");
+        let mut log = LogWriter::create(&dir, STORE, LOG_FILE_BYTES_MIN).unwrap();
+        append(&mut log);
+        log.syncer().sync().unwrap();
+        for file in fs::read_dir(&dir).unwrap() {
+            let path = file.unwrap().path();
+            SyncFile::new(File::open(&path).unwrap(), path)
+                .settle()
+                .unwrap();
+        }
+        append(&mut log); // the page that it begins in
+        let before = read_bytes();
+        for _ in 0..1000 {
+            append(&mut log);
+        }
+        assert_eq!(read_bytes(), before);
+        let head = log.head();
+        drop(log);
+        assert_eq!(replay(&dir).head(), head);
+    }
+
     #[test]
     fn bytes_that_look_like_a_frame_of_another_store_say_nothing() {
         for store in [StoreId::from_bytes([7; 16]), STORE] {

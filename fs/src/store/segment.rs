@@ -5,7 +5,8 @@
 //! rows), and [`crate::volume`]'s collector's.
 //!
 //! A segment is a header page and then chunks, each at a multiple of 4096. Segments are never appended to again once
-//! they are sealed: by a successor, or by a restart. What lies behind a sealed segment's last chunk is given back.
+//! they are sealed: by a successor, or by a restart. What lies behind a sealed segment's last chunk is given back. Two are
+//! appended to at a time: what comes in small pieces goes through the page cache, what comes in long ones past it.
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
@@ -22,7 +23,7 @@ use rustix::fs::FallocateFlags;
 use crate::error::{FsError, with_causes};
 use crate::store::key::{CRC_PAGE_BYTES, SegmentId, SegmentPlace, stored_bytes};
 use crate::store::logfile::ChunkPlace;
-use crate::store::syncfile::{SyncFile, Syncer, full, full_or, io_error};
+use crate::store::syncfile::{DIRECT_ALIGN, SyncFile, Syncer, full, full_or, io_error};
 use crate::types::Ino;
 
 const MAGIC: &[u8; 8] = b"HAFSSEG\0";
@@ -38,6 +39,10 @@ const CHUNK_BYTES_MAX: u32 = 1 << 20;
 /// The smallest segment: some of the largest chunks.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
+/// From so many bytes on, chunks go past the page cache: that takes less of the processor than to have the kernel write the
+/// pages a moment later, and no fsync finds them. With fewer, who writes would wait longer for the disk than for the copy.
+const DIRECT_BYTES_MIN: u64 = 256 << 10;
+
 /// A segment that is open.
 pub(crate) type Segment = Arc<SyncFile>;
 
@@ -49,7 +54,7 @@ pub(crate) struct Segments {
     segment_bytes: u64,
     /// New segments are not longer than this either: what the disk can spare.
     room: AtomicU64,
-    /// Preallocated, and not written yet, bytes of the active segment.
+    /// Preallocated, and not written yet, bytes of the active segments.
     tail: AtomicU64,
     active: Mutex<Active>,
     open: Mutex<HashMap<SegmentId, Segment>>,
@@ -65,6 +70,19 @@ pub(crate) struct FoundSegments {
     pub(crate) strangers: Vec<PathBuf>,
 }
 
+/// A chunk that is to be appended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewChunk<'a> {
+    pub(crate) file_offset: u64,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl NewChunk<'_> {
+    fn stored_bytes(&self) -> u64 {
+        stored_bytes(self.bytes.len())
+    }
+}
+
 /// A chunk that a log record names, as recovery found it.
 #[derive(Debug)]
 pub(crate) enum RecoveredChunk {
@@ -76,8 +94,26 @@ pub(crate) enum RecoveredChunk {
     Unreadable(SegmentPlace),
 }
 
+/// How chunks get into a segment. One segment is written one way only: a page that both touch at the same time may stay in the
+/// page cache as it was before (`invalidate_inode_pages2_range` in the kernel's `mm/truncate.c` leaves dirty ones).
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Cached,
+    Direct,
+}
+
 #[derive(Debug)]
 struct Active {
+    /// One for each [`Way`].
+    heads: [Head; 2],
+    next_id: u64,
+    /// Segments that were sealed since [`Segments::take_sealed`], and where each ends.
+    sealed: Vec<(SegmentId, u64)>,
+}
+
+/// A segment that is appended to.
+#[derive(Debug, Default)]
+struct Head {
     segment: Option<(SegmentId, Segment)>,
     /// Where the next chunk goes.
     end: u64,
@@ -85,9 +121,18 @@ struct Active {
     allocated: u64,
     /// How long it may become.
     capacity: u64,
-    next_id: u64,
-    /// Segments that were sealed since [`Segments::take_sealed`], and where each ends.
-    sealed: Vec<(SegmentId, u64)>,
+}
+
+impl Head {
+    fn id(&self) -> Option<SegmentId> {
+        self.segment.as_ref().map(|(id, _)| *id)
+    }
+
+    fn tail_bytes(&self) -> u64 {
+        self.segment
+            .as_ref()
+            .map_or(0, |_| self.allocated - self.end)
+    }
 }
 
 impl Segments {
@@ -100,10 +145,7 @@ impl Segments {
             room: AtomicU64::new(u64::MAX),
             tail: AtomicU64::new(0),
             active: Mutex::new(Active {
-                segment: None,
-                end: 0,
-                allocated: 0,
-                capacity: 0,
+                heads: Default::default(),
                 next_id,
                 sealed: Vec::new(),
             }),
@@ -116,9 +158,10 @@ impl Segments {
         &self.syncer
     }
 
-    /// The segment that is appended to now; all others are sealed.
-    pub(crate) fn active_id(&self) -> Option<SegmentId> {
-        self.active.lock().segment.as_ref().map(|(id, _)| *id)
+    /// The segments that are appended to now; all others are sealed.
+    pub(crate) fn active_ids(&self) -> Vec<SegmentId> {
+        let active = self.active.lock();
+        active.heads.iter().filter_map(Head::id).collect()
     }
 
     fn path(&self, id: SegmentId) -> PathBuf {
@@ -199,52 +242,103 @@ impl Segments {
         file_offset: u64,
         bytes: &[u8],
     ) -> Result<SegmentPlace, FsError> {
-        let crcs = page_crcs(bytes);
-        let (segment, file, offset) = self.reserve(stored_bytes(bytes.len()))?;
-        write_chunk(&file, bytes, offset)?;
-        self.syncer.wrote(&file, bytes.len() as u64);
-        Ok(SegmentPlace {
-            segment,
-            offset: u32::try_from(offset).expect("a segment is at most 1 GiB"),
-            len: u32::try_from(bytes.len()).expect("a chunk is at most 1 MiB"),
-            ino,
-            file_offset,
-            crcs,
-        })
+        let chunk = NewChunk { file_offset, bytes };
+        let mut places = self.append_all(ino, &[chunk])?;
+        Ok(places.pop().expect("as many as chunks"))
     }
 
-    fn reserve(&self, len: u64) -> Result<(SegmentId, Segment, u64), FsError> {
+    /// Appends chunks of one file, one behind the other, at most [`CHUNK_BYTES_MAX`] together. When this returns, they are in
+    /// the page cache, or with the disk if they are many bytes, and in the syncer's books.
+    pub(crate) fn append_all(
+        &self,
+        ino: Ino,
+        chunks: &[NewChunk<'_>],
+    ) -> Result<Vec<SegmentPlace>, FsError> {
+        if chunks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored = chunks.iter().map(NewChunk::stored_bytes).sum();
+        let way = if stored < DIRECT_BYTES_MIN {
+            Way::Cached
+        } else {
+            Way::Direct
+        };
+        let (segment, file, start) = self.reserve(stored, way)?;
+        let mut at = start;
+        let places = chunks.iter().map(|chunk| {
+            let offset = at;
+            at += chunk.stored_bytes();
+            SegmentPlace {
+                segment,
+                offset: u32::try_from(offset).expect("a segment is at most 1 GiB"),
+                len: u32::try_from(chunk.bytes.len()).expect("a chunk is at most 1 MiB"),
+                ino,
+                file_offset: chunk.file_offset,
+                crcs: page_crcs(chunk.bytes),
+            }
+        });
+        let places = places.collect();
+        if write_direct(&file, chunks, start)? {
+            self.syncer.wrote_direct(&file, stored);
+            return Ok(places);
+        }
+        let mut at = start;
+        for chunk in chunks {
+            write_chunk(&file, chunk.bytes, at)?;
+            at += chunk.stored_bytes();
+        }
+        self.syncer.wrote(&file, stored);
+        Ok(places)
+    }
+
+    fn reserve(&self, len: u64, way: Way) -> Result<(SegmentId, Segment, u64), FsError> {
         let mut active = self.active.lock();
-        if active.segment.is_none() || active.end + len > active.capacity {
-            let id = SegmentId(active.next_id);
-            let (file, capacity) = self.create(id, SEGMENT_HEADER_BYTES + len)?;
-            let end = active.end;
-            let sealed = active.segment.replace((id, Arc::clone(&file)));
-            active.next_id += 1;
-            active.end = SEGMENT_HEADER_BYTES;
-            (active.allocated, active.capacity) = (capacity, capacity);
-            self.remember(id, file);
-            if let Some((id, sealed)) = sealed {
-                active.sealed.push((id, end));
+        let Active {
+            heads,
+            next_id,
+            sealed,
+        } = &mut *active;
+        let head = &mut heads[way as usize];
+        if head.segment.is_none() || head.end + len > head.capacity {
+            let id = SegmentId(*next_id);
+            let (file, capacity) = self.create(id, SEGMENT_HEADER_BYTES + len, way)?;
+            *next_id += 1;
+            self.remember(id, Arc::clone(&file));
+            let full = std::mem::replace(
+                head,
+                Head {
+                    segment: Some((id, file)),
+                    end: SEGMENT_HEADER_BYTES,
+                    allocated: capacity,
+                    capacity,
+                },
+            );
+            if let Some((id, file)) = full.segment {
+                sealed.push((id, full.end));
+                self.forget_open(id);
                 // The next opening gives it back otherwise: no reason to fail a write.
-                if let Err(error) = give_back_tail(&sealed, end) {
+                if let Err(error) = give_back_tail(&file, full.end) {
                     let error = with_causes(&error);
                     tracing::warn!(error, "the end of a full segment was not given back");
                 }
             }
         }
-        let Active { end, capacity, .. } = *active;
-        let (id, file) = active.segment.as_ref().expect("made above");
+        let Head { end, capacity, .. } = *head;
+        let (id, file) = head.segment.as_ref().expect("made above");
         let (id, file) = (*id, Arc::clone(file));
-        if end + len > active.allocated {
+        if end + len > head.allocated {
             // Its tail was given back while nothing happened.
             let most = capacity.min(end.saturating_add(self.room()));
-            active.allocated = preallocate_some(&file, end, end + len, most)?;
+            head.allocated = preallocate_some(&file, end, end + len, most)?;
         }
-        active.end += len;
-        self.tail
-            .store(active.allocated - active.end, Ordering::Relaxed);
+        head.end += len;
+        self.count_tails(&active);
         Ok((id, file, end))
+    }
+
+    fn count_tails(&self, active: &Active) {
+        let tails = active.heads.iter().map(Head::tail_bytes).sum();
+        self.tail.store(tails, Ordering::Relaxed);
     }
 
     /// Takes chunks back that no record names and none will: where they are and what they take, in the order in which they
@@ -252,17 +346,16 @@ impl Segments {
     pub(crate) fn take_back(&self, chunks: impl DoubleEndedIterator<Item = (ChunkPlace, u64)>) {
         let mut active = self.active.lock();
         for (place, stored_bytes) in chunks.rev() {
-            let is_active = matches!(active.segment, Some((id, _)) if id == place.segment);
             let start = u64::from(place.offset);
-            if !is_active || start + stored_bytes != active.end {
-                break;
+            let mut heads = active.heads.iter_mut();
+            let last = heads
+                .find(|head| head.id() == Some(place.segment) && start + stored_bytes == head.end);
+            match last {
+                Some(head) => head.end = start,
+                None => break,
             }
-            active.end = start;
         }
-        if active.segment.is_some() {
-            self.tail
-                .store(active.allocated - active.end, Ordering::Relaxed);
-        }
+        self.count_tails(&active);
     }
 
     /// Segments that were sealed since this was last asked for, and where each ends: what they hold may be more than what
@@ -281,33 +374,37 @@ impl Segments {
         self.tail.load(Ordering::Relaxed)
     }
 
-    /// Gives the active segment's unused tail back to the disk until the next chunk comes: nothing is being written.
+    /// Gives the active segments' unused tails back to the disk until the next chunk comes: nothing is being written.
     pub(crate) fn release_tail(&self) -> Result<(), FsError> {
         let mut active = self.active.lock();
-        let end = active.end;
-        let Some((_, file)) = &active.segment else {
-            return Ok(());
-        };
-        give_back_tail(file, end)?;
-        active.allocated = end;
-        self.tail.store(0, Ordering::Relaxed);
-        Ok(())
+        let released = active.heads.iter_mut().try_for_each(|head| {
+            if let Some((_, file)) = &head.segment {
+                give_back_tail(file, head.end)?;
+                head.allocated = head.end;
+            }
+            Ok(())
+        });
+        self.count_tails(&active);
+        released
     }
 
-    /// Has the next chunk go to a new segment, if `id` is still the active one.
+    /// Has the next chunk go to a new segment, if `id` is still an active one.
     pub(crate) fn seal(&self, id: SegmentId) -> Result<(), FsError> {
         let mut active = self.active.lock();
-        let end = active.end;
-        let Some((_, file)) = active.segment.take_if(|(active, _)| *active == id) else {
+        let mut heads = active.heads.iter_mut();
+        let Some(head) = heads.find(|head| head.id() == Some(id)) else {
             return Ok(());
         };
+        let Head { segment, end, .. } = std::mem::take(head);
         active.sealed.push((id, end));
-        self.tail.store(0, Ordering::Relaxed);
+        self.forget_open(id);
+        self.count_tails(&active);
+        let (_, file) = segment.expect("it has this id");
         give_back_tail(&file, end)
     }
 
     /// Makes a segment file that holds at least `least` bytes, and as many as it should if the disk can spare them.
-    fn create(&self, id: SegmentId, least: u64) -> Result<(Segment, u64), FsError> {
+    fn create(&self, id: SegmentId, least: u64, way: Way) -> Result<(Segment, u64), FsError> {
         let path = self.path(id);
         let file = OpenOptions::new()
             .read(true)
@@ -315,7 +412,11 @@ impl Segments {
             .create_new(true)
             .open(&path)
             .map_err(full_or("create", &path))?;
-        let file = Arc::new(SyncFile::new(file, path.clone()));
+        let file = SyncFile::new(file, path.clone());
+        let file = Arc::new(match way {
+            Way::Cached => file,
+            Way::Direct => file.with_direct(),
+        });
         let least = least.max(SEGMENT_BYTES_MIN);
         let most = self.segment_bytes.min(self.room());
         let made = preallocate_some(&file, 0, least, most).and_then(|capacity| {
@@ -346,6 +447,11 @@ impl Segments {
             }
         }
         open.insert(id, file);
+    }
+
+    /// Who reads a segment from now on opens it anew: one that is sealed needs no second descriptor.
+    fn forget_open(&self, id: SegmentId) {
+        self.open.lock().remove(&id);
     }
 
     /// A segment for reading.
@@ -514,7 +620,7 @@ impl Segments {
 
     /// Deletes a segment that nothing names any more, durably or not: the caller has flushed the state that says so.
     pub(crate) fn remove(&self, id: SegmentId) -> Result<(), FsError> {
-        self.open.lock().remove(&id);
+        self.forget_open(id);
         let path = self.path(id);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -542,6 +648,38 @@ fn encode_header(store: StoreId, id: SegmentId) -> [u8; HEADER_USED + 4] {
 
 fn page_crcs(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks(CRC_PAGE_BYTES).map(crc32c::crc32c).collect()
+}
+
+/// Memory in which what is written past the page cache is put together. It is kept: fresh pages cost as much as the copy.
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// Buffers that are kept, of up to 1 MiB and some pages, for all volumes.
+const BUFFERS_MAX: usize = 8;
+
+/// Writes chunks one behind the other past the page cache, if the file can: see [`SyncFile::write_direct_at`].
+fn write_direct(file: &SyncFile, chunks: &[NewChunk<'_>], offset: u64) -> Result<bool, FsError> {
+    if !file.has_direct() {
+        return Ok(false);
+    }
+    fail::fail_point!("segment-append", |_| Ok(true));
+    let in_memory = |bytes: u64| usize::try_from(bytes).expect("a write is at most 1 MiB");
+    let stored = chunks.iter().map(NewChunk::stored_bytes).sum();
+    let mut buffer = BUFFERS.lock().pop().unwrap_or_default();
+    buffer.clear();
+    buffer.reserve_exact(in_memory(stored) + DIRECT_ALIGN);
+    let start = buffer.as_ptr().align_offset(DIRECT_ALIGN);
+    let mut end = start;
+    buffer.resize(start, 0);
+    for chunk in chunks {
+        buffer.extend_from_slice(chunk.bytes);
+        end += in_memory(chunk.stored_bytes());
+        buffer.resize(end, 0);
+    }
+    let written = file.write_direct_at(&buffer[start..], offset).map_err(full);
+    let mut buffers = BUFFERS.lock();
+    if buffers.len() < BUFFERS_MAX {
+        buffers.push(buffer);
+    }
+    written
 }
 
 fn write_chunk(file: &SyncFile, bytes: &[u8], offset: u64) -> Result<(), FsError> {
@@ -668,6 +806,53 @@ mod tests {
             Segments::read(&file, &place, &HASH, skip, &mut buffer).unwrap();
             assert_eq!(buffer, bytes[skip..skip + len]);
         }
+    }
+
+    #[test]
+    fn many_bytes_go_past_the_page_cache_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreId::from_bytes([1; 16]);
+        let segments = Segments::new(dir.path(), store, 8 << 20, 1);
+        let bytes: Vec<u8> = (0..600_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+        // As a write that begins and ends in the middle of a page is cut.
+        let cuts = [0..100, 100..262_244, 262_244..595_000, 595_000..600_000];
+        let chunks = cuts.clone().map(|cut| NewChunk {
+            file_offset: 3996 + cut.start as u64,
+            bytes: &bytes[cut],
+        });
+        let small = segments.append(Ino(2), 0, &[1; 5000]).unwrap();
+        segments.syncer().sync().unwrap();
+        let places = segments.append_all(Ino(2), &chunks).unwrap();
+        if segments.open(places[0].segment).unwrap().has_direct() {
+            assert!(segments.syncer().unsynced_bytes() < SEGMENT_HEADER_BYTES);
+        }
+        assert!(segments.syncer().is_dirty(), "the disk may have a cache");
+        for (place, cut) in places.iter().zip(cuts) {
+            assert_eq!(place.file_offset, 3996 + cut.start as u64);
+            assert_eq!(segments.read_chunk(place, None).unwrap(), bytes[cut]);
+        }
+        segments.syncer().sync().unwrap();
+        assert!(!segments.syncer().is_dirty());
+
+        // Few bytes go another way, to another segment; both give back what they do not use.
+        let next = segments.append(Ino(2), 9, &[2; 5000]).unwrap();
+        assert_eq!(next.segment, small.segment);
+        assert_ne!(next.segment, places[0].segment);
+        assert_eq!(segments.read_chunk(&next, None).unwrap(), [2; 5000]);
+        segments.release_tail().unwrap();
+        assert_eq!(segments.tail_bytes(), 0);
+        for last in [&next, places.last().unwrap()] {
+            let end = u64::from(last.offset) + last.stored_bytes();
+            let len = fs::metadata(segments.path(last.segment)).unwrap().len();
+            assert_eq!(len, end);
+        }
+        for id in segments.active_ids() {
+            segments.seal(id).unwrap();
+        }
+        let sealed = segments.take_sealed();
+        assert_eq!(sealed.len(), 2);
+        assert_eq!(segments.active_ids(), []);
+        assert_eq!(segments.read_chunk(&next, None).unwrap(), [2; 5000]);
     }
 
     #[test]

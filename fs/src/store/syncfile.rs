@@ -7,15 +7,23 @@
 //! the directory entries of all files that `created` named before.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rustix::io::retry_on_intr;
 
 use crate::error::FsError;
+
+/// What is written past the page cache begins at a multiple of so many bytes, in memory and in the file, and is as long: hardly a
+/// disk wants more.
+pub(crate) const DIRECT_ALIGN: usize = 4096;
+
+const PAGE_BYTES: usize = 4096;
+static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
 /// Names an operation and a path in an error.
 pub(crate) fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FsError {
@@ -51,6 +59,8 @@ fn is_full(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(crate) struct SyncFile {
     file: File,
+    /// The same file, past the page cache, where the filesystem allows it.
+    direct: Option<File>,
     path: PathBuf,
     /// Bytes ever written, by count, not by offset: writers run side by side.
     written: AtomicU64,
@@ -62,10 +72,20 @@ impl SyncFile {
     pub(crate) fn new(file: File, path: PathBuf) -> Self {
         Self {
             file,
+            direct: None,
             path,
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
         }
+    }
+
+    /// Opens the file once more, so that long writes can go past the page cache. Where the filesystem cannot do that
+    /// (`EINVAL`), they go through it.
+    pub(crate) fn with_direct(self) -> Self {
+        let mut options = File::options();
+        options.write(true).custom_flags(libc::O_DIRECT);
+        let direct = options.open(&self.path).ok();
+        Self { direct, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,6 +101,47 @@ impl SyncFile {
         self.file
             .write_all_at(bytes, offset)
             .map_err(io_error("write to", &self.path))
+    }
+
+    /// Writes at `offset` into the page cache, and zeros behind it to the end of the page if the page begins in `bytes`: whole
+    /// pages need not be read before, where the page cache has lost them. The caller tells the syncer.
+    pub(crate) fn write_pages_at(&self, bytes: &[u8], offset: u64) -> Result<(), FsError> {
+        let end = offset + bytes.len() as u64;
+        let in_page = usize::try_from(end % PAGE_BYTES as u64).expect("less than a page");
+        let zeros = if in_page == 0 || in_page > bytes.len() {
+            0
+        } else {
+            PAGE_BYTES - in_page
+        };
+        let slices = [IoSlice::new(bytes), IoSlice::new(&ZEROS[..zeros])];
+        let written = retry_on_intr(|| rustix::io::pwritev(&self.file, &slices, offset));
+        let written = written.map_err(|errno| io_error("write to", &self.path)(errno.into()))?;
+        // Nobody waits for the zeros.
+        match bytes.get(written..) {
+            Some(rest) => self.write_at(rest, offset + written as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// True if the filesystem takes writes past the page cache.
+    pub(crate) fn has_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Writes past the page cache: the disk has the pages when this returns, and keeps them over a power cut after the next
+    /// sync. `false`: nothing is written, the file cannot do that. The caller tells the syncer.
+    ///
+    /// The address of `pages`, their length and `offset` are multiples of [`DIRECT_ALIGN`].
+    pub(crate) fn write_direct_at(&self, pages: &[u8], offset: u64) -> Result<bool, FsError> {
+        let Some(direct) = &self.direct else {
+            return Ok(false);
+        };
+        match direct.write_all_at(pages, offset) {
+            Ok(()) => Ok(true),
+            // A disk that wants other multiples.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(io_error("write to", &self.path)(error)),
+        }
     }
 
     /// Fills `buffer` from `offset`; a file that ends before is an error of kind `UnexpectedEof`.
@@ -153,7 +214,7 @@ pub(crate) struct Syncer {
     names_synced: AtomicU64,
     /// Files that may be dirty. Short: the active one, and those that filled up since the last sync.
     files: Mutex<Vec<Arc<SyncFile>>>,
-    /// Bytes written since they were last synced, over all files.
+    /// Bytes written into the page cache since they were last synced, over all files.
     unsynced_bytes: AtomicU64,
 }
 
@@ -176,9 +237,14 @@ impl Syncer {
 
     /// `len` bytes were written to `file`.
     pub(crate) fn wrote(&self, file: &Arc<SyncFile>, len: u64) {
+        self.unsynced_bytes.fetch_add(len, Ordering::AcqRel);
+        self.wrote_direct(file, len);
+    }
+
+    /// `len` bytes were written to `file` past the page cache: a sync has nothing to write, but the disk has a cache, too.
+    pub(crate) fn wrote_direct(&self, file: &Arc<SyncFile>, len: u64) {
         let mut files = self.files.lock();
         file.written.fetch_add(len, Ordering::AcqRel);
-        self.unsynced_bytes.fetch_add(len, Ordering::AcqRel);
         if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
             files.push(Arc::clone(file));
         }
@@ -190,7 +256,7 @@ impl Syncer {
             || self.files.lock().iter().any(|file| file.is_dirty())
     }
 
-    /// Bytes that a power cut might cost now.
+    /// Bytes that the next sync has to write.
     pub(crate) fn unsynced_bytes(&self) -> u64 {
         self.unsynced_bytes.load(Ordering::Acquire)
     }

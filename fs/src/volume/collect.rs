@@ -210,7 +210,7 @@ impl Inner {
     }
 
     /// Brings the books of segments that were sealed up to what they hold: a chunk whose record was refused, and others
-    /// behind which nothing was named, are dead space as well. Every segment but the active one has been noted after this.
+    /// behind which nothing was named, are dead space as well. Every segment but the active ones has been noted after this.
     pub(super) fn note_sealed(&self, totals: &mut Totals) {
         for (id, end) in self.store.segments.take_sealed() {
             let segment = totals.segments.entry(id).or_default();
@@ -234,14 +234,14 @@ impl Inner {
 
     /// Has the collector finish, at its own pace, what is worth little. Called when nothing else happens.
     pub(super) fn collect_while_idle(&self) {
-        let active = self.store.segments.active_id();
+        let active = self.store.segments.active_ids();
         let core = self.core();
         let winnable: u64 = core
             .totals
             .segments
             .iter()
             .filter(|(id, segment)| {
-                Some(**id) != active && is_worth_emptying(segment, Effort::Idle)
+                !active.contains(id) && is_worth_emptying(segment, Effort::Idle)
             })
             .map(|(_, segment)| dead_bytes(segment))
             .sum();
@@ -339,30 +339,29 @@ impl Inner {
         emptied.map(|()| freed)
     }
 
-    /// The segment that is appended to is not collected. One that should be is not appended to any more.
+    /// Segments that are appended to are not collected. One that should be is not appended to any more.
     pub(super) fn seal_if_worth_emptying(&self, effort: Effort) -> Result<(), FsError> {
-        let Some(active) = self.store.segments.active_id() else {
-            return Ok(());
-        };
-        // No chunk is on its way into it, whose record would make it alive.
-        let _no_chunk_without_record = self.appending.write();
-        let segment = self.core().totals.segments.get(&active).copied();
-        if segment.is_some_and(|segment| is_worth_emptying(&segment, effort)) {
-            self.store.segments.seal(active)?;
+        for active in self.store.segments.active_ids() {
+            // No chunk is on its way into it, whose record would make it alive.
+            let _no_chunk_without_record = self.appending.write();
+            let segment = self.core().totals.segments.get(&active).copied();
+            if segment.is_some_and(|segment| is_worth_emptying(&segment, effort)) {
+                self.store.segments.seal(active)?;
+            }
         }
         Ok(())
     }
 
     /// Those that cost the least, as far as `room` bytes of copies go: one that is emptied in part wins nothing.
     fn segments_to_empty(&self, effort: Effort, room: u64) -> Vec<SegmentId> {
-        let active = self.store.segments.active_id();
+        let active = self.store.segments.active_ids();
         let unreadable = self.collector.lock().unreadable.clone();
         let core = self.core();
         let mut worth: Vec<(u64, SegmentId)> = core
             .totals
             .segments
             .iter()
-            .filter(|(id, _)| Some(**id) != active && !unreadable.contains(id))
+            .filter(|(id, _)| !active.contains(id) && !unreadable.contains(id))
             .filter(|(_, segment)| segment.live_bytes > 0 && is_worth_emptying(segment, effort))
             .map(|(id, segment)| (segment.live_bytes, *id))
             .collect();
@@ -452,7 +451,7 @@ impl Inner {
     fn delete_dead_segments(&self) -> Result<u64, FsError> {
         // A flush that has begun but not ended would make a segment look dead on disk that is not yet.
         let _no_flush = self.flushing.lock();
-        let active = self.store.segments.active_id();
+        let active = self.store.segments.active_ids();
         let mut freed = 0;
         loop {
             // One at a time: the locks are held for an unlink, not for a hundred.
@@ -461,7 +460,7 @@ impl Inner {
             self.note_sealed(&mut core.totals);
             let dead = core.totals.segments.iter().find(|(id, segment)| {
                 segment.live_bytes == 0
-                    && Some(**id) != active
+                    && !active.contains(id)
                     && !core.totals.segments_changed.contains(id)
             });
             let Some((id, segment)) = dead.map(|(id, segment)| (*id, *segment)) else {

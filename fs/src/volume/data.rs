@@ -23,6 +23,7 @@ use crate::store::key::{
     row_body, stored_bytes,
 };
 use crate::store::logfile::ChunkPlace;
+use crate::store::segment::NewChunk;
 use crate::types::{Caller, FallocateMode, Ino, SeekTo};
 
 /// Longest write: what FUSE sends at most, so that a record names a bounded number of pieces.
@@ -69,6 +70,12 @@ struct PendingWrite {
     put_from: u64,
     kill_priv: bool,
     cached: bool,
+}
+
+/// Bytes of a write that become one piece.
+struct Part<'a> {
+    chunk: NewChunk<'a>,
+    is_inline: bool,
 }
 
 struct PendingPiece {
@@ -457,25 +464,23 @@ impl Inner {
     /// Stores the bytes of a write.
     fn make_pieces(&self, write: &mut PendingWrite, data: &[u8]) -> Result<(), FsError> {
         let ino = write.ino;
-        let chunk_bytes = u64::from(self.settings.profile.chunk_bytes());
-        let mut inline_left = self.settings.profile.inline_bytes_max();
-        let mut at = 0;
-        while at < data.len() {
-            let file_offset = write.offset + at as u64;
-            let to_boundary = index(chunk_bytes - file_offset % chunk_bytes);
-            let part = &data[at..data.len().min(at + to_boundary)];
-            let place = if part.len() <= inline_left {
-                inline_left -= part.len();
-                Place::Inline(part.to_vec())
+        let parts = self.parts(write.offset, data);
+        let chunks = parts.iter().filter(|part| !part.is_inline);
+        let chunks: Vec<_> = chunks.map(|part| part.chunk).collect();
+        let mut stored = self.store.segments.append_all(ino, &chunks)?.into_iter();
+        for Part { chunk, is_inline } in parts {
+            let NewChunk { file_offset, bytes } = chunk;
+            let place = if is_inline {
+                Place::Inline(bytes.to_vec())
             } else {
-                Place::Segment(self.store.segments.append(ino, file_offset, part)?)
+                Place::Segment(stored.next().expect("a place for each chunk"))
             };
             let piece = NewPiece {
                 id: self.new_piece_id(),
                 ino,
                 file_offset,
-                len: u32::try_from(part.len()).expect("a chunk is at most 128 KiB"),
-                hash: *blake3::hash(part).as_bytes(),
+                len: u32::try_from(bytes.len()).expect("a chunk is at most 128 KiB"),
+                hash: *blake3::hash(bytes).as_bytes(),
                 place,
             };
             write.pieces.push(PendingPiece {
@@ -485,9 +490,31 @@ impl Inner {
                 piece: Some(piece),
                 is_named: false,
             });
-            at += part.len();
         }
         Ok(())
+    }
+
+    /// Cuts what is written at `offset` at multiples of the chunk size. What is small travels in the record, up to so many bytes.
+    fn parts<'a>(&self, offset: u64, data: &'a [u8]) -> Vec<Part<'a>> {
+        let chunk_bytes = u64::from(self.settings.profile.chunk_bytes());
+        let mut inline_left = self.settings.profile.inline_bytes_max();
+        let mut parts = Vec::new();
+        let mut at = 0;
+        while at < data.len() {
+            let file_offset = offset + at as u64;
+            let to_boundary = index(chunk_bytes - file_offset % chunk_bytes);
+            let bytes = &data[at..data.len().min(at + to_boundary)];
+            let is_inline = bytes.len() <= inline_left;
+            if is_inline {
+                inline_left -= bytes.len();
+            }
+            parts.push(Part {
+                chunk: NewChunk { file_offset, bytes },
+                is_inline,
+            });
+            at += bytes.len();
+        }
+        parts
     }
 
     /// Writers wait here for the disk, so that an fsync never finds more than a bounded number of bytes to push out.
