@@ -198,11 +198,14 @@ impl Prepared {
 
     /// Everything that is synced.
     fn fill(&mut self, volume: &Volume) {
+        // More than half a segment of long writes, and of short ones.
         for (name, len) in [
             ("empty", 0),
             ("inline", 5000),
             ("chunks", 300_000),
             ("odd", 131_073),
+            ("short", 150_000),
+            ("long", 400_000),
             ("overwritten", 200_000),
         ] {
             self.put(volume, name, len, None);
