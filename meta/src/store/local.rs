@@ -428,7 +428,7 @@ fn make_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), 
         path: directory.database(),
         source: io::Error::other(error),
     };
-    let db = DB::open_cf_descriptors(&options(true), directory.database(), families())
+    let db = DB::open_cf_descriptors(&options(true, MARKED), directory.database(), families())
         .map_err(failed)?;
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
@@ -441,37 +441,43 @@ fn make_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), 
 
 fn open_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), OpenError> {
     let (mark, written) = Mark::open(dir).map_err(|error| damaged(dir, error))?;
-    let head = read_whole(directory, dir)?;
+    let head = read_whole(directory, dir, MARKED)?;
     if head.rev < written {
         let ends = head.rev;
         return Err(damaged(dir, LocalError::Shorter { ends, written }));
     }
-    Ok((open_whole(directory, dir)?, head, mark))
+    Ok((open_whole(directory, dir, MARKED)?, head, mark))
 }
 
 /// A store that has no mark yet: nobody can tell whether its log ends where it ended.
 fn renew_database(directory: &Directory, dir: &Path) -> Result<(DB, Head, Mark), OpenError> {
-    let head = read_whole(directory, dir)?;
+    let head = read_whole(directory, dir, UNMARKED)?;
     directory.begin_renewal(head.rev)?;
     directory.finish()?;
     let (mark, _) = Mark::open(dir).map_err(|error| damaged(dir, error))?;
     info!(dir = %dir.display(), "the control store has a mark now");
-    Ok((open_whole(directory, dir)?, head, mark))
+    Ok((open_whole(directory, dir, UNMARKED)?, head, mark))
 }
 
+/// How RocksDB's log is read where there is a mark: up to the first record that is not whole. A power cut may leave any part
+/// of the last one, which nobody was promised; that no acknowledged one is missing, the mark says.
+const MARKED: DBRecoveryMode = DBRecoveryMode::PointInTime;
+/// And where there is none: only the end of the last record may be missing.
+const UNMARKED: DBRecoveryMode = DBRecoveryMode::TolerateCorruptedTailRecords;
+
 /// Nothing is written, not even by RocksDB, before all of the database has proved whole.
-fn read_whole(directory: &Directory, dir: &Path) -> Result<Head, OpenError> {
+fn read_whole(directory: &Directory, dir: &Path, log: DBRecoveryMode) -> Result<Head, OpenError> {
     let path = directory.database();
     if !path.is_dir() {
         return Err(damaged(dir, LocalError::NoDatabase));
     }
-    DB::open_cf_descriptors_read_only(&options(false), &path, families(), false)
+    DB::open_cf_descriptors_read_only(&options(false, log), &path, families(), false)
         .map_err(|error| damaged(dir, error))
         .and_then(|db| verify(&db).map_err(|error| damaged(dir, error)))
 }
 
-fn open_whole(directory: &Directory, dir: &Path) -> Result<DB, OpenError> {
-    DB::open_cf_descriptors(&options(false), directory.database(), families())
+fn open_whole(directory: &Directory, dir: &Path, log: DBRecoveryMode) -> Result<DB, OpenError> {
+    DB::open_cf_descriptors(&options(false, log), directory.database(), families())
         .map_err(|error| damaged(dir, error))
 }
 
@@ -520,14 +526,11 @@ fn families() -> impl Iterator<Item = ColumnFamilyDescriptor> {
     })
 }
 
-fn options(make: bool) -> Options {
+fn options(make: bool, log: DBRecoveryMode) -> Options {
     let mut options = Options::default();
     options.create_if_missing(make);
     options.create_missing_column_families(make);
-    // The default, point in time, would open as if nothing had happened when acknowledged writes in the middle of the
-    // log are damaged. Here only the last record may be cut short: it was never acknowledged. A damaged length passes for that;
-    // the mark tells the two apart.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(log);
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(WAL_BYTES_MAX);

@@ -154,6 +154,53 @@ fn a_flipped_bit_is_found_or_hits_nothing() {
     }
 }
 
+/// The last record was never acknowledged, so the mark does not know of it; which parts of it are on the disk is chance.
+#[test]
+fn any_part_of_the_last_record_is_what_a_power_cut_may_leave() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path().join("control");
+    written(&dir, 2);
+    let store = LocalStore::open(&dir).unwrap();
+    let before = run(async {
+        apply(&store, vec![], vec![put("/a", "1")]).await;
+        everything(&store).await
+    });
+    let mark = fs::read(dir.join("mark")).unwrap();
+    let value = vec![b'w'; 5000]; // twice in the record: three pages
+    let last = Op::Put("/b".into(), value.into(), None);
+    run(apply(&store, vec![], vec![last]));
+    drop(store);
+    let logs = files(&dir).into_keys();
+    let mut logs = logs.filter(|path| path.extension().is_some_and(|e| e == "log"));
+    let log = logs.next_back().unwrap();
+    let whole = fs::read(&log).unwrap();
+    let record = *records(&whole).last().unwrap();
+    let pages = record.next_multiple_of(4096)..whole.len();
+    for lost in [
+        record..whole.len(),
+        record..pages.start,
+        pages.start..pages.start + 4096,
+        pages.start + 4096..whole.len(),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[lost.clone()].fill(0);
+        fs::write(&log, bytes).unwrap();
+        // Had it been acknowledged, this would be damage.
+        let scratch = TempDir::new().unwrap();
+        let copy = scratch.path().join("control");
+        copy_dir(&dir, &copy);
+        refused(&copy);
+        fs::write(copy.join("mark"), &mark).unwrap();
+        let store = LocalStore::open(&copy).unwrap();
+        assert_eq!(run(everything(&store)), before, "{lost:?}");
+        run(apply(&store, vec![], vec![put("/c", "1")]));
+        let after = run(everything(&store));
+        drop(store);
+        let store = LocalStore::open(&copy).unwrap();
+        assert_eq!(run(everything(&store)), after, "{lost:?}");
+    }
+}
+
 /// RocksDB takes it for a record that a power cut has torn.
 #[test]
 fn a_length_that_leads_past_the_end_of_the_log_is_not_taken_for_its_end() {

@@ -1,8 +1,8 @@
 //! The mark: the newest revision of which it is known that it was written.
 //!
-//! RocksDB takes a damaged length in its log for the log's torn end, and drops what lies behind without a word. So the writing
-//! thread notes each revision here once it is synced, and a store that ends before its mark is told by it when it is opened. The
-//! mark itself is not synced: after a power cut it may be older, never newer, than the truth.
+//! RocksDB takes damage in its log for the log's torn end, and drops what lies behind without a word. So the writing thread
+//! notes each revision here once it is synced, and a store that ends before its mark is told by it when it is opened. The mark
+//! is synced before the revision is acknowledged: it is never newer than the truth, and never older than what was promised.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -57,13 +57,13 @@ impl Mark {
         Ok((Self { file, next_slot }, newest))
     }
 
-    /// Moves the mark. `rev` never falls.
+    /// Moves the mark, durably. `rev` never falls.
     pub(super) fn set(&mut self, rev: u64) -> io::Result<()> {
         let slot = encode_slot(rev);
         self.file
             .write_all_at(&slot, SLOT_OFFSETS[self.next_slot])?;
         self.next_slot ^= 1;
-        Ok(())
+        self.file.sync_data()
     }
 }
 

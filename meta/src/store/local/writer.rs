@@ -170,7 +170,7 @@ impl Writer {
             shared.fail(Arc::clone(&cause));
             return Err(ControlError::Unknown(cause));
         }
-        // Only a hint for the next open: a store lives without it.
+        // The store is whole without it: only the next open knows less.
         if let Err(error) = self.mark.set(head.rev) {
             warn!(%error, "the control store's mark is not written");
         }
