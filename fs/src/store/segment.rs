@@ -277,15 +277,13 @@ impl Segments {
                 crcs: page_crcs(chunk.bytes),
             }
         });
-        let places = places.collect();
+        let places: Vec<SegmentPlace> = places.collect();
         if write_direct(&file, chunks, start)? {
             self.syncer.wrote_direct(&file, stored);
             return Ok(places);
         }
-        let mut at = start;
-        for chunk in chunks {
-            write_chunk(&file, chunk.bytes, at)?;
-            at += chunk.stored_bytes();
+        for (chunk, place) in chunks.iter().zip(&places) {
+            write_chunk(&file, chunk.bytes, u64::from(place.offset))?;
         }
         self.syncer.wrote(&file, stored);
         Ok(places)

@@ -237,14 +237,18 @@ impl Syncer {
 
     /// `len` bytes were written to `file`.
     pub(crate) fn wrote(&self, file: &Arc<SyncFile>, len: u64) {
-        self.unsynced_bytes.fetch_add(len, Ordering::AcqRel);
-        self.wrote_direct(file, len);
+        self.note(file, len, len);
     }
 
     /// `len` bytes were written to `file` past the page cache: a sync has nothing to write, but the disk has a cache, too.
     pub(crate) fn wrote_direct(&self, file: &Arc<SyncFile>, len: u64) {
+        self.note(file, len, 0);
+    }
+
+    fn note(&self, file: &Arc<SyncFile>, written: u64, cached: u64) {
         let mut files = self.files.lock();
-        file.written.fetch_add(len, Ordering::AcqRel);
+        file.written.fetch_add(written, Ordering::AcqRel);
+        self.unsynced_bytes.fetch_add(cached, Ordering::AcqRel);
         if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
             files.push(Arc::clone(file));
         }
