@@ -7,6 +7,8 @@
 #   ROCKSDB_LIB_DIR    a directory with librocksdb.a             (default: built once by tools/scripts/build-rocksdb)
 #   BENCH_ARGS         more for `hafs-bench filesystem`, for example BENCH_ARGS='--rounds 5 --only small -o json'
 #   PEER               `PEER=gluster make bench` measures GlusterFS too, set up for the run (installs Debian's)
+#   SCALE_ARGS         more for `hafs-bench scale`, for example SCALE_ARGS='--files 100000'
+#   FUZZ_SECONDS       how long `make fuzz` attacks each decoder   (default 30)
 #   NEXTEST_ARGS       more for `cargo nextest run`, for example NEXTEST_ARGS='-E test(rename)'
 
 SHELL := /bin/bash

@@ -105,7 +105,7 @@ pub enum FsError {
     /// The state (RocksDB) cannot be opened or read. Take another copy or a backup: the log does not reach back far enough to
     /// make it anew. Nothing was changed.
     #[error("the volume's state cannot be read")]
-    StateLost(#[source] rocksdb::Error),
+    StateLost(#[from] StateLoss),
     /// Whoever asked for it does not want it any more.
     #[error("stopped")]
     Stopped,
@@ -127,6 +127,24 @@ pub enum FsError {
     /// RocksDB failed.
     #[error("state store")]
     State(#[from] rocksdb::Error),
+}
+
+/// Why a volume's state cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StateLoss {
+    /// RocksDB says so.
+    #[error(transparent)]
+    RocksDb(#[from] rocksdb::Error),
+    /// RocksDB would read its manifest for ever.
+    #[error("{file}: the record at byte {at} is of a kind ({kind}) that is not in such files")]
+    Manifest {
+        /// Its name.
+        file: String,
+        /// Where the record begins.
+        at: usize,
+        /// What the record says it is.
+        kind: u8,
+    },
 }
 
 /// What of a volume's log cannot be replayed.

@@ -23,7 +23,7 @@ mod types;
 pub mod volume;
 
 pub use check::{CheckProgress, CheckReport, Problem, ProblemKind};
-pub use error::{FsError, LogLoss};
+pub use error::{FsError, LogLoss, StateLoss};
 pub use log::FsyncDone;
 pub use mount::{Mount, MountEnd, MountSettings};
 pub use space::{is_almost_full, make_room_to_open};

@@ -32,7 +32,7 @@ use rocksdb::{
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
-use crate::error::{FsError, with_causes};
+use crate::error::{FsError, StateLoss, with_causes};
 use crate::space::DiskBytes;
 use crate::store::absent::AbsentNames;
 use crate::store::key::{LocalTable, Table, key_ino, row_body};
@@ -442,7 +442,7 @@ impl Store {
     /// [`FsError::StateLost`] if they do not open again, [`FsError::Refused`] if others lie in their place.
     pub(crate) fn state_files(&self) -> Result<StateFiles<'_>, FsError> {
         self.check_place()?;
-        StateFiles::open(&self.db, &state_dir(&self.dir)).map_err(FsError::StateLost)
+        Ok(StateFiles::open(&self.db, &state_dir(&self.dir))?)
     }
 
     /// RocksDB's files stay as they are from now on; a flush makes new ones.
@@ -632,7 +632,31 @@ const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Blocks of indexes and filters.
 const METADATA_BLOCK_BYTES: usize = 4096;
 
+/// Filters only save reads. RocksDB opens no table with a part of one damaged, so without them, then.
 fn open_state(path: &Path, cache: &SharedCache, is_new: bool) -> Result<DB, FsError> {
+    state::check_manifest(path)?;
+    let error = match open_tables(path, cache, is_new, true) {
+        Ok(db) => return Ok(db),
+        Err(error) if error.kind() == rocksdb::ErrorKind::Corruption && !is_new => error,
+        Err(error) => return Err(StateLoss::from(error).into()),
+    };
+    let Ok(db) = open_tables(path, cache, is_new, false) else {
+        return Err(StateLoss::from(error).into());
+    };
+    tracing::warn!(
+        path = %path.display(),
+        error = with_causes(&error),
+        "a filter of the state is damaged: looking up rows is slower until the volume is opened without that"
+    );
+    Ok(db)
+}
+
+fn open_tables(
+    path: &Path,
+    cache: &SharedCache,
+    is_new: bool,
+    with_filters: bool,
+) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     // Never in a store that was one: a database made anew in the place of a damaged one deletes what was left of that.
     options.create_if_missing(is_new);
@@ -652,15 +676,18 @@ fn open_state(path: &Path, cache: &SharedCache, is_new: bool) -> Result<DB, FsEr
         options
     };
     let families = AnyTable::all()
-        .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(cache)))
+        .map(|table| {
+            let options = table_options(cache, with_filters);
+            ColumnFamilyDescriptor::new(table.name(), options)
+        })
         .chain([ColumnFamilyDescriptor::new(
             rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
             default(),
         )]);
-    DB::open_cf_descriptors(&options, path, families).map_err(FsError::StateLost)
+    DB::open_cf_descriptors(&options, path, families)
 }
 
-fn table_options(cache: &SharedCache) -> Options {
+fn table_options(cache: &SharedCache, with_filters: bool) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache.0);
     blocks.set_cache_index_and_filter_blocks(true);
@@ -669,10 +696,12 @@ fn table_options(cache: &SharedCache) -> Options {
     // In one piece, the filter of a file of some million rows has several MiB, which is more than the cache takes in one block
     // (it is divided into up to 64 parts): each lookup would read and check it all.
     blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    blocks.set_partition_filters(true);
+    if with_filters {
+        blocks.set_partition_filters(true);
+        blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    }
     blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
     blocks.set_pin_top_level_index_and_filter(true);
-    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     // The first whose footers have a checksum, and whose blocks' checksums say where they belong.
     blocks.set_format_version(6);
     let mut options = Options::default();
@@ -713,6 +742,47 @@ mod tests {
             let refused = VolumeIdentity::read(dir.path()).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_damaged_filter_costs_no_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = SharedCache::new(1 << 20);
+        let table = Table::Inode.name();
+        let rows: Vec<_> = (0..500_u64).map(u64::to_be_bytes).collect();
+        {
+            let db = open_state(dir.path(), &cache, true).unwrap();
+            let cf = db.cf_handle(table).unwrap();
+            for row in &rows {
+                db.put_cf(cf, row, row).unwrap();
+            }
+            db.flush_cf(cf).unwrap();
+        }
+        let files = fs::read_dir(dir.path()).unwrap();
+        let mut files = files.map(|entry| entry.unwrap().path());
+        let file = files.find(|path| path.extension().is_some_and(|kind| kind == "sst"));
+        let file = file.unwrap();
+        let whole = fs::read(&file).unwrap();
+        let mut cured = 0;
+        for at in (0..whole.len()).step_by(61) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&file, bytes).unwrap();
+            let fresh = SharedCache::new(1 << 20);
+            if open_tables(dir.path(), &fresh, false, true).is_ok() {
+                continue; // it is in a block of rows, which is read when it is asked for
+            }
+            let Ok(db) = open_state(dir.path(), &SharedCache::new(1 << 20), false) else {
+                continue; // in the index, or in RocksDB's books
+            };
+            cured += 1;
+            let cf = db.cf_handle(table).unwrap();
+            for row in &rows {
+                let found = db.get_cf(cf, row).unwrap();
+                assert_eq!(found.as_deref(), Some(&row[..]), "{at}");
+            }
+        }
+        assert!(cured > 0, "no byte of a filter was hit");
     }
 
     #[test]

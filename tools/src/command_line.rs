@@ -20,7 +20,8 @@ Settings come from the command line, then from the configuration file, then from
 SIGTERM or SIGINT ends hafsd: volumes are synced and unmounted (lazily where they are in use).
 
 Keys of the configuration file (TOML): data_dir, socket, metrics (\"127.0.0.1:PORT\"),
-log_format (\"text\" or \"json\"), log_filter (such as \"info,hafs_fs=debug\"). An unknown key is refused.
+cache_size (\"128MiB\", for the state of all volumes), log_format (\"text\" or \"json\"),
+log_filter (such as \"info,hafs_fs=debug\"). An unknown key is refused.
 
 Examples:
   hafsd

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::output::Refusal;
+use crate::size;
 use crate::telemetry::LogFormat;
 
 /// Where hafsd keeps its node's data.
@@ -19,6 +20,10 @@ pub const DATA_DIR_DEFAULT: &str = "/var/lib/hafs";
 pub const SOCKET_DEFAULT: &str = "/run/hafs/hafsd.sock";
 /// Read if it is there; a path given with `--config` must be there.
 pub const CONFIG_DEFAULT: &str = "/etc/hafs/hafsd.toml";
+/// Memory for blocks of all volumes' state. File bytes are cached by the kernel, above FUSE and below the segments.
+const CACHE_BYTES_DEFAULT: u64 = 128 << 20;
+/// With less, rows that are in use push each other out, and each lookup reads from the disk.
+const CACHE_BYTES_MIN: u64 = 8 << 20;
 /// What is logged: states that change, and what went wrong.
 const LOG_FILTER_DEFAULT: &str = "info";
 /// Environment variable that picks the daemon for `hafsctl` and the mount helper.
@@ -34,6 +39,8 @@ pub struct ConfigFile {
     pub socket: Option<PathBuf>,
     /// Where metrics are served besides the control socket: an address of the loopback and a port.
     pub metrics: Option<SocketAddr>,
+    /// Memory for blocks of all volumes' state: a size such as `128MiB`.
+    pub cache_size: Option<String>,
     /// How the log looks.
     pub log_format: Option<LogFormat>,
     /// What is logged: a `tracing` filter such as `info,hafs_fs=debug`.
@@ -64,6 +71,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where metrics are served besides the control socket; on the loopback.
     pub metrics: Option<SocketAddr>,
+    /// Memory for blocks of all volumes' state, bytes.
+    pub cache_bytes: usize,
     /// How the log looks.
     pub log_format: LogFormat,
     /// What is logged.
@@ -89,8 +98,13 @@ impl Config {
         if let Some(address) = metrics {
             refuse_network(address)?;
         }
+        let cache_bytes = match &file.cache_size {
+            Some(size) => cache_bytes(size)?,
+            None => CACHE_BYTES_DEFAULT,
+        };
         Ok(Self {
             metrics,
+            cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             data_dir: absolute(data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into()))?,
             socket: absolute(socket.unwrap_or_else(|| SOCKET_DEFAULT.into()))?,
             log_format: arguments.log_format.or(file.log_format).unwrap_or_default(),
@@ -99,6 +113,27 @@ impl Config {
                 .unwrap_or_else(|| LOG_FILTER_DEFAULT.to_owned()),
         })
     }
+}
+
+/// What `cache_size` says. More than the machine's memory is refused, too: it would not bound anything.
+fn cache_bytes(size: &str) -> Result<u64, Refusal> {
+    let refused = || {
+        Refusal::new(format!("cache_size = \"{size}\" cannot be"))
+            .next("correct cache_size in the configuration file, or leave it out")
+    };
+    let bytes = size::parse(size).map_err(|error| refused().why(error.to_string()))?;
+    let machine = rustix::system::sysinfo();
+    let memory = machine.totalram.saturating_mul(machine.mem_unit.into());
+    if bytes < CACHE_BYTES_MIN {
+        return Err(refused().why(format!("it is at least {}", size::display(CACHE_BYTES_MIN))));
+    }
+    if bytes > memory {
+        return Err(refused().why(format!(
+            "this machine has {} of memory",
+            size::display(memory)
+        )));
+    }
+    Ok(bytes)
 }
 
 /// Whoever can reach the port can read from it, so only this machine may.
@@ -216,6 +251,32 @@ mod tests {
         assert_eq!(config.socket, Path::new("/file.sock"));
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.log_filter, "info");
+    }
+
+    #[test]
+    fn the_cache_has_a_size_that_this_machine_can_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hafsd.toml");
+        let with = |line: &str| {
+            fs::write(&path, line).unwrap();
+            Config::resolve(Arguments {
+                config: Some(path.clone()),
+                ..Arguments::default()
+            })
+        };
+        assert_eq!(with("").unwrap().cache_bytes, 128 << 20);
+        assert_eq!(with("cache_size = \"8 MiB\"").unwrap().cache_bytes, 8 << 20);
+        for (size, why) in [
+            ("7.9MiB", "at least 8 MiB"),
+            ("lots", "is not a size"),
+            ("-1GiB", "is not a size"),
+            ("15EiB", "of memory"),
+        ] {
+            let refusal = with(&format!("cache_size = \"{size}\"")).unwrap_err();
+            assert!(refusal.error.contains(size), "{}", refusal.error);
+            let said = refusal.why.unwrap();
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]

@@ -46,8 +46,6 @@ pub use self::mounting::{Reservation, Reserved};
 
 /// How long a request waits for the volumes to be open. Clients wait for longer.
 const SERVING_WAIT: Duration = Duration::from_secs(30);
-/// Memory for blocks of volumes' state. File bytes are cached by the kernel, above FUSE and below the segments.
-const CACHE_BYTES: usize = 128 << 20;
 /// What is said of a store that failed while it was open; its errors are in the log.
 const STORE_FAILED: &str = "its store failed; hafsd's log says how";
 
@@ -122,10 +120,12 @@ enum StoreState {
 }
 
 impl Node {
-    /// Takes the data directory's records; opens no volume yet ([`open_volumes`](Self::open_volumes) does).
+    /// Takes the data directory's records; opens no volume yet ([`open_volumes`](Self::open_volumes) does). All of them share
+    /// a cache of `cache_bytes`.
     pub fn load(
         data: DataDir,
         socket: PathBuf,
+        cache_bytes: usize,
         runtime: tokio::runtime::Handle,
     ) -> Result<Arc<Self>, Refusal> {
         refuse_without_records(&data)?;
@@ -149,7 +149,7 @@ impl Node {
             runtime,
             served,
             directories: Arc::default(),
-            cache: SharedCache::new(CACHE_BYTES),
+            cache: SharedCache::new(cache_bytes),
             state: Mutex::new(State {
                 phase: Phase::Starting,
                 volumes,

@@ -733,6 +733,39 @@ fn a_check_changes_nothing_in_the_state() {
 }
 
 #[test]
+fn every_block_of_the_states_files_is_read_by_a_check() {
+    let patient = Patient::new();
+    patient.volume().collect().unwrap(); // flushes
+    patient.store().stop_compactions();
+    patient.volume().check(&mut |_, _| {}).unwrap(); // from here on rows come from memory
+    let state = fs::read_dir(patient.volume().dir().join("state")).unwrap();
+    let files = state.map(|entry| entry.unwrap().path());
+    let tables = files.filter(|path| path.extension().is_some_and(|kind| kind == "sst"));
+    let mut hit = 0;
+    for path in tables {
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.unwrap();
+        for at in (0..file.metadata().unwrap().len()).step_by(97) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+            let report = patient.volume().check(&mut |_, _| {}).unwrap();
+            let found = report.problems.iter().map(|problem| problem.kind);
+            let found: Vec<_> = found.collect();
+            assert!(
+                found.contains(&ProblemKind::StateFile),
+                "byte {at} of {}: {found:?}",
+                path.display()
+            );
+            file.write_all_at(&byte, at).unwrap();
+            hit += 1;
+        }
+    }
+    assert!(hit > 50, "{hit}");
+    assert_eq!(patient.volume().check(&mut |_, _| {}).unwrap().problems, []);
+}
+
+#[test]
 fn a_check_in_small_windows_sees_what_one_in_a_large_one_sees() {
     let mut fixture = Fixture::new();
     let volume = fixture.open();

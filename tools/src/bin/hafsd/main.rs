@@ -58,7 +58,12 @@ fn run(arguments: Arguments) -> Result<Exit, Refusal> {
         .enable_all()
         .build()
         .map_err(|error| Refusal::new("cannot start threads").why(error.to_string()))?;
-    let node = Node::load(data, config.socket.clone(), runtime.handle().clone())?;
+    let node = Node::load(
+        data,
+        config.socket.clone(),
+        config.cache_bytes,
+        runtime.handle().clone(),
+    )?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %id,
