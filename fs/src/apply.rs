@@ -1,9 +1,8 @@
 //! Record + state = new state. No clock, no randomness: two copies that applied the same records hold equal rows.
 //!
 //! [`crate::volume`] folds each record before it is appended, which can fail, and writes it once it is, which cannot; recovery
-//! applies what the log still holds. One record is
-//! one batch of changes: the rows, how far the state has come, and this copy's own books (where pieces lie, what is alive in
-//! the segments), which follow from the same rows.
+//! applies what the log still holds. One record is one batch of changes: the rows, how far the state has come, and this copy's
+//! own books (where pieces lie, what is alive in the segments), which follow from the same rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

@@ -80,6 +80,11 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::expecting(&[])
+    }
+
+    /// One whose hafsd logs these messages, too.
+    fn expecting(messages: &[&str]) -> Self {
         let scratch = Scratch::new();
         let launch = Launch::new(scratch.path())
             .data_dir(&scratch.dir("data"))
@@ -88,6 +93,9 @@ impl Fixture {
             .expect("durable mark not written")
             .expect("volume is not available")
             .expect("dead mount");
+        let launch = messages
+            .iter()
+            .fold(launch, |launch, said| launch.expect(said));
         let mut fixture = Self {
             mount: None,
             daemon: None,
@@ -301,6 +309,41 @@ fn after_a_failed_sync_every_fsync_of_a_mount_fails_until_it_is_mounted_again() 
         fixture.assert_well();
         fixture.end();
     }
+}
+
+/// The kernel tells one fsync of pages that it could not write back, and counts them as clean.
+#[test]
+fn after_a_failed_writeback_no_fsync_of_a_mount_succeeds() {
+    if !requirement::mounts_work("a failing disk under a mount") {
+        return;
+    }
+    let mut fixture = Fixture::expecting(&["request failed"]);
+    // The short one goes through the page cache of the disk, the long one past it.
+    for len in [20_000, 1 << 20] {
+        let mount = fixture.on_mount();
+        let safe = format!("safe-{len}");
+        put(mount.path(), &safe, LEN);
+        let mut lost = File::create_new(mount.join(&format!("lost-{len}"))).unwrap();
+        let fault = Fault::new(&[Request::Write], Errno::IO).on("/segments/");
+        let fault = fixture.lossy().set_fault(fault);
+        lost.write_all(&pattern("lost", len)).unwrap();
+        assert_eio(lost.sync_all(), "the fsync that the disk fails");
+        assert!(fixture.lossy().fired(fault) > 0, "{len}");
+        fixture.lossy().heal_all();
+        for _ in 0..3 {
+            assert_eio(lost.sync_all(), "fsync of the same descriptor");
+            let other = File::open(mount.join(&safe)).unwrap();
+            assert_eio(other.sync_all(), "fsync of another file");
+        }
+        fixture.assert_told("its store failed; hafsd's log says how");
+
+        drop(lost);
+        fixture.mount.take().unwrap().unmount();
+        fixture.mount();
+        assert_there(fixture.on_mount(), &safe, LEN);
+        fixture.assert_well();
+    }
+    fixture.end();
 }
 
 /// The store of the only volume.

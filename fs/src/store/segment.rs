@@ -235,7 +235,7 @@ impl Segments {
         active.next_id = active.next_id.max(used.0 + 1);
     }
 
-    /// Appends a chunk: it is in the page cache when this returns, and in the syncer's books.
+    /// Appends one chunk, as [`Self::append_all`] does.
     pub(crate) fn append(
         &self,
         ino: Ino,
@@ -327,7 +327,15 @@ impl Segments {
         if end + len > head.allocated {
             // Its tail was given back while nothing happened.
             let most = capacity.min(end.saturating_add(self.room()));
-            head.allocated = preallocate_some(&file, end, end + len, most)?;
+            match preallocate_some(&file, end, end + len, most) {
+                Ok(allocated) => head.allocated = allocated,
+                Err(error) => {
+                    // What it still had was given back meanwhile.
+                    head.allocated = end;
+                    self.count_tails(&active);
+                    return Err(error);
+                }
+            }
         }
         head.end += len;
         self.count_tails(&active);
@@ -373,15 +381,21 @@ impl Segments {
     }
 
     /// Gives the active segments' unused tails back to the disk until the next chunk comes: nothing is being written.
+    ///
+    /// # Errors
+    /// The first that a segment met; the others' tails are given back all the same.
     pub(crate) fn release_tail(&self) -> Result<(), FsError> {
         let mut active = self.active.lock();
-        let released = active.heads.iter_mut().try_for_each(|head| {
-            if let Some((_, file)) = &head.segment {
-                give_back_tail(file, head.end)?;
-                head.allocated = head.end;
+        let mut released = Ok(());
+        for head in &mut active.heads {
+            let Some((_, file)) = &head.segment else {
+                continue;
+            };
+            match give_back_tail(file, head.end) {
+                Ok(()) => head.allocated = head.end,
+                Err(error) => released = released.and(Err(error)),
             }
-            Ok(())
-        });
+        }
         self.count_tails(&active);
         released
     }

@@ -311,8 +311,11 @@ impl Inner {
         effort: Effort,
     ) -> Result<u64, FsError> {
         self.metrics.collector_round();
-        if effort == Effort::Pressed {
+        if effort >= Effort::CatchUp {
+            // Both active ones may be dead for the most part, and writers would wait for round after round that wins nothing.
             self.seal_if_worth_emptying(effort)?;
+        }
+        if effort == Effort::Pressed {
             // What died as a whole costs nothing to win, and makes room for copies.
             self.flush()?;
             let freed = self.delete_dead_segments()?;
@@ -546,6 +549,31 @@ impl<'a> Pace<'a> {
 mod tests {
     use crate::types::{Caller, Ino, SetAttr};
     use crate::volume::tests::{Fixture, file};
+    use crate::volume::{Profile, VolumeSettings};
+
+    #[test]
+    fn active_segments_that_are_dead_for_the_most_part_keep_no_writer_waiting() {
+        // As users get it: two active segments hold more dead bytes than writers may leave behind.
+        let mut fixture = Fixture::with(VolumeSettings::new(1 << 30, Profile::Auto));
+        let volume = fixture.open();
+        let [long, short] = [b"long", b"shrt"].map(|name| file(&volume, name));
+        let (mib, piece) = (vec![1; 1 << 20], vec![2; 128 << 10]);
+        for _ in 0..60 {
+            volume.write(long, 0, &mib, false, false).unwrap();
+        }
+        for _ in 0..320 {
+            volume.write(short, 0, &piece, false, false).unwrap();
+        }
+        volume.collect().unwrap();
+        let rounds = || volume.metrics().unwrap().collector_rounds;
+        let before = rounds();
+        for _ in 0..20 {
+            volume.write(short, 0, b"x", false, false).unwrap();
+        }
+        let made = rounds() - before;
+        assert!(made <= 2, "{made} rounds for twenty writes");
+        assert!(volume.status().segment_bytes < 64 << 20);
+    }
 
     #[test]
     fn a_segment_that_cannot_be_read_does_not_keep_the_others_from_being_given_back() {

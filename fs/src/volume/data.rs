@@ -98,6 +98,7 @@ impl Volume {
     /// which tells the times by setattr.
     ///
     /// # Errors
+    /// [`FsError::Io`] if the disk refuses them; the volume is failed then if they are `cached`.
     /// [`FsError::NoSpace`] if the volume's size or the disk's reserve is reached. The file is as it was then, unless the
     /// range was made of more than a thousand extents and others filled the volume meanwhile: its end may be written.
     pub fn write(
@@ -143,7 +144,13 @@ impl Volume {
         };
         self.inner
             .write_pieces(&mut write, data)
-            .inspect_err(|_| self.inner.forget_pieces(&write))?;
+            .inspect_err(|error| {
+                self.inner.forget_pieces(&write);
+                // The kernel drops what it could not write back, and tells one fsync of it: no later one may succeed.
+                if cached && matches!(error, FsError::Io { .. }) {
+                    self.inner.fail(error);
+                }
+            })?;
         Ok(u32::try_from(data.len()).expect("at most 1 MiB"))
     }
 

@@ -22,7 +22,8 @@ impl Volume {
         Ok(())
     }
 
-    /// The same for many. Returns how many were reclaimed; `failed` is told of those that were not, and why. One that cannot
+    /// The same for many. Returns for how many nothing is left to do: those that were reclaimed, and those that are no
+    /// orphans. `failed` is told of those that were not, and why. One that cannot
     /// be keeps no other from it, unless it is for a reason that is the same for all: then the rest is left alone, too.
     pub fn reclaim_all(&self, inos: &[Ino], mut failed: impl FnMut(&FsError, Ino)) -> u64 {
         let mut reclaimed = 0;
@@ -32,7 +33,7 @@ impl Volume {
                 failed(&FsError::NoSpace, *first);
                 reclaimed
             });
-            // None is only a part of a long one.
+            // 0: only a part of a long one is done.
             let some = &left[..left.len().min(ORPHANS_AT_ONCE)];
             let error = match self.inner.reclaim_some(some) {
                 Ok(done) => {
@@ -133,6 +134,7 @@ mod tests {
         assert_eq!(volume.reclaim_orphans(), 2);
         assert_eq!(volume.orphans(), [inos[0]]);
     }
+
     #[test]
     fn many_are_reclaimed_together_long_ones_and_those_that_are_none_among_them() {
         let mut fixture = Fixture::new();

@@ -31,6 +31,25 @@ fn chunks_read_back_in_any_part() {
 }
 
 #[test]
+fn a_tail_that_the_disk_refuses_is_not_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = segments(dir.path());
+    segments.append(Ino(2), 0, &[1; 5000]).unwrap();
+    segments.release_tail().unwrap();
+    assert_eq!(segments.tail_bytes(), 0);
+    // Longer than any file may be: no disk has room for it.
+    let mut active = segments.active.lock();
+    let head = &mut active.heads[Way::Cached as usize];
+    head.capacity = u64::MAX >> 1;
+    head.allocated = head.end + 4096;
+    drop(active);
+    assert!(segments.reserve(u64::MAX >> 2, Way::Cached).is_err());
+    assert_eq!(segments.tail_bytes(), 0);
+    segments.active.lock().heads[Way::Cached as usize].capacity = SEGMENT_BYTES_MIN;
+    segments.append(Ino(2), 0, &[1; 5000]).unwrap();
+}
+
+#[test]
 fn many_bytes_go_past_the_page_cache_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = StoreId::from_bytes([1; 16]);
