@@ -31,7 +31,7 @@ use self::workload::{Bench, Workload};
 use crate::interrupt::Interrupt;
 use crate::machine::{Machine, Moment};
 use crate::report::API_VERSION;
-use crate::scratch::{Scratch, say};
+use crate::scratch::{Needs, Scratch, say};
 
 /// What the caller chooses.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,39 +59,16 @@ pub(crate) struct Settings {
     divide: u64,
 }
 
-/// The disk keeps room for logs, dead chunks and databases beside three files of 1 GiB.
+/// What lies beside the image: the source tree in its forms, logs, sockets, scripts.
 const DISK_OVERHEAD_BYTES: u64 = 1 << 30;
 
 /// Measures everything that was asked for.
 pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<Table> {
-    let chosen: Vec<&Workload> = workload::ALL
-        .iter()
-        .filter(|workload| {
-            settings.only.is_empty()
-                || settings
-                    .only
-                    .iter()
-                    .any(|part| workload.name.contains(part.as_str()))
-        })
-        .collect();
-    if chosen.is_empty() {
-        let names: Vec<_> = workload::ALL.iter().map(|workload| workload.name).collect();
-        bail!(
-            "no workload of that name\n  next: one of {}",
-            names.join(", ")
-        );
-    }
-    if !rustix::process::geteuid().is_root() {
-        bail!(
-            "the bench mounts filesystems\n  why: it does not run as root\n  next: sudo -E make bench"
-        );
-    }
-    if settings.peer.is_some() {
-        gluster::check_installed()?;
-    }
+    let chosen = chosen(&settings.only)?;
+    check_possible(settings)?;
     let disk_bytes = settings.disk_gib << 30;
     let machine = Machine::of(&settings.dir)?;
-    let scratch = Scratch::create(&settings.dir, disk_bytes + DISK_OVERHEAD_BYTES, false)?;
+    let scratch = Scratch::create(&settings.dir, needs(disk_bytes))?;
     say(&format!("measuring on {}", machine.line()));
     let disk = Disk::create(interrupt, &scratch, disk_bytes)?;
     let aside = scratch.fresh_dir("aside")?;
@@ -106,17 +83,7 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
     let mut notes = Vec::new();
     let subjects = start(settings, interrupt, &disk, &scratch, &mut notes)?;
     let begin = Moment::now();
-    let mut rows = Vec::new();
-    let mut failures = Vec::new();
-    for workload in chosen {
-        rows.extend(measure(
-            &bench,
-            workload,
-            &subjects,
-            settings.rounds,
-            &mut failures,
-        )?);
-    }
+    let (rows, failures) = measure_all(&bench, &chosen, &subjects, settings.rounds)?;
     let noise = begin.noise_since(machine.cores);
     notes.extend(subjects.iter().flat_map(Subject::complaints));
     let table = Table {
@@ -126,7 +93,7 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
         rounds: settings.rounds,
         divided_by: settings.divide,
         versions: Versions::of(&subjects),
-        setups: Setup::of(&disk, &subjects),
+        setups: Setup::of(&bench, &disk, &subjects),
         rows,
         failures,
         notes,
@@ -135,6 +102,45 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
     drop(disk);
     scratch.remove()?;
     Ok(table)
+}
+
+fn chosen(only: &[String]) -> anyhow::Result<Vec<&'static Workload>> {
+    let wanted = |workload: &&Workload| {
+        only.is_empty()
+            || only
+                .iter()
+                .any(|part| workload.name.contains(part.as_str()))
+    };
+    let chosen: Vec<_> = workload::ALL.iter().filter(wanted).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = workload::ALL.iter().map(|workload| workload.name).collect();
+        bail!(
+            "no workload of that name\n  next: one of {}",
+            names.join(", ")
+        );
+    }
+    Ok(chosen)
+}
+
+/// Errs with what to do where nothing can be measured.
+fn check_possible(settings: &Settings) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "the bench mounts filesystems\n  why: it does not run as root\n  next: sudo -E make bench"
+        );
+    }
+    if settings.peer.is_some() {
+        gluster::check_installed()?;
+    }
+    Ok(())
+}
+
+fn needs(disk_bytes: u64) -> Needs {
+    Needs {
+        bytes: disk_bytes + DISK_OVERHEAD_BYTES,
+        less: "a smaller --disk-gib",
+        force: None,
+    }
 }
 
 fn start(
@@ -172,6 +178,20 @@ fn start(
         }
     }
     Ok(subjects)
+}
+
+/// Rows of all workloads, and what could not be done.
+fn measure_all(
+    bench: &Bench<'_>,
+    workloads: &[&Workload],
+    subjects: &[Subject],
+    rounds: u32,
+) -> anyhow::Result<(Vec<table::Row>, Vec<String>)> {
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for workload in workloads {
+        rows.extend(measure(bench, workload, subjects, rounds, &mut failures)?);
+    }
+    Ok((rows, failures))
 }
 
 /// Figures of one workload: for each row, for each subject, one a round. A subject that it fails on has none, and is left
@@ -240,6 +260,7 @@ fn one_turn(bench: &Bench<'_>, workload: &Workload, subject: &Subject) -> anyhow
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
     use std::{fs, io};
 
@@ -261,6 +282,9 @@ mod tests {
                 .iter()
                 .all(|workload| !workload.rows.is_empty())
         );
+        let rows = || workload::ALL.iter().flat_map(|workload| workload.rows);
+        let names: BTreeSet<_> = rows().map(|row| row.name).collect();
+        assert_eq!(names.len(), rows().count());
     }
 
     /// Disk, hafsd and the null filesystem are set up, measured and taken down; the rest needs programs of its own.
@@ -290,6 +314,9 @@ mod tests {
             "- disk: ext4 (rw,noatime; has_journal",
             "- hafs: ",
             "INIT flags ",
+            ". hafsd ",
+            "- PostgreSQL: initdb --auth=trust",
+            "-s1, then -c1 and -c8, each -j2 -T1",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
@@ -314,11 +341,7 @@ mod tests {
     fn a_failure_costs_one_subject_its_figures_and_nobody_else() {
         const FAILING: Workload = Workload {
             name: "failing",
-            rows: &[Row {
-                name: "row",
-                unit: Unit::PerSecond,
-                targets: &[],
-            }],
+            rows: &[Row::new("row", Unit::PerSecond, &[])],
             on: |_| true,
             run: |_, subject| {
                 let dir = subject.fresh_dir("failing")?;

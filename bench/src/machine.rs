@@ -1,7 +1,7 @@
 //! What machine and filesystem a result comes from, and how much else was going on there.
 //!
 //! Figures without this mean nothing on a shared machine. All of it is read from /proc and /sys; what a container or
-//! kernel does not show is left out of the line, never guessed.
+//! kernel does not show is left out of the line, never guessed. [`drop_caches`] is the one thing that changes the machine.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+
+use crate::usage;
 
 /// The machine in one line.
 #[derive(Clone, Debug, Serialize)]
@@ -59,7 +61,7 @@ pub(crate) struct Noise {
 /// Counters of what was written, for the difference of two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
-    /// Bytes this process caused to be written to the storage layer, less what was cancelled.
+    /// Bytes that this process has sent towards the disk, as [`usage::write_bytes`] counts.
     pub(crate) process_bytes: u64,
     /// Bytes the whole block device wrote, everybody's and the journal included.
     pub(crate) device_bytes: Option<u64>,
@@ -248,8 +250,7 @@ impl CpuTicks {
 impl Written {
     /// Counters as of now; `dir` picks the device.
     pub(crate) fn now(dir: &Path) -> anyhow::Result<Self> {
-        let io = fs::read_to_string("/proc/self/io").context("cannot read /proc/self/io")?;
-        let process_bytes = written(&io).context("/proc/self/io lacks write_bytes")?;
+        let process_bytes = usage::write_bytes(rustix::process::getpid())?;
         let device_bytes = device(dir)
             .and_then(|sys| fs::read_to_string(sys.join("stat")).ok())
             .and_then(|stat| stat.split_whitespace().nth(6)?.parse::<u64>().ok())
@@ -272,6 +273,12 @@ impl Written {
     }
 }
 
+/// Writes everything back and drops the kernel's clean pages, names and inodes: the next read comes from the disk.
+pub(crate) fn drop_caches() -> anyhow::Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop caches (not root?)")
+}
+
 /// CPU time of this process, all its threads; the kernel's own threads are not in it.
 pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -289,18 +296,6 @@ fn device(dir: &Path) -> Option<PathBuf> {
     };
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
-}
-
-fn written(io: &str) -> Option<u64> {
-    let value = |name: &str| {
-        io.lines().find_map(|line| {
-            line.strip_prefix(name)?
-                .strip_prefix(": ")?
-                .parse::<u64>()
-                .ok()
-        })
-    };
-    Some(value("write_bytes")?.saturating_sub(value("cancelled_write_bytes")?))
 }
 
 fn field(path: &Path, name: &str) -> Option<String> {
@@ -351,10 +346,5 @@ mod tests {
             }
         );
         assert_eq!(CpuTicks::parse("cpu 1 2"), None);
-        assert_eq!(
-            written("wchar: 9\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n"),
-            Some(4096)
-        );
-        assert_eq!(written("wchar: 9\n"), None);
     }
 }

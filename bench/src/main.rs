@@ -6,6 +6,7 @@
 //! Exit codes: 0 measured (targets reached or not), 1 error, 2 usage, 128 + signal when interrupted.
 
 mod filesystem;
+mod hafsd;
 mod interrupt;
 mod machine;
 mod report;
@@ -117,8 +118,7 @@ fn measure(cli: &Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
                 Output::Json => serde_json::to_string_pretty(&table)? + "\n",
             };
             std::io::stdout().write_all(text.as_bytes())?;
-            let (missed, judged) = table.missed();
-            scratch::say(&format!("{missed} of {judged} targets missed"));
+            say_missed(table.missed());
             if !table.failures.is_empty() {
                 anyhow::bail!(
                     "{} workloads failed; the table names them",
@@ -133,8 +133,14 @@ fn measure(cli: &Cli, interrupt: &Interrupt) -> anyhow::Result<()> {
                 Output::Json => serde_json::to_string_pretty(&figures)? + "\n",
             };
             std::io::stdout().write_all(text.as_bytes())?;
+            say_missed(figures.missed());
         }
         Command::Null { dir } => filesystem::serve_null(dir)?,
     }
     Ok(())
+}
+
+/// How many targets were missed, of how many that were measured.
+fn say_missed((missed, judged): (usize, usize)) {
+    scratch::say(&format!("{missed} of {judged} targets missed"));
 }

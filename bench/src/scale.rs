@@ -14,15 +14,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use hafs_tests::{Daemon, Launch};
 use serde::Serialize;
 
+use crate::hafsd;
 use crate::interrupt::Interrupt;
 use crate::machine::{Machine, Moment, Noise};
 use crate::report::{API_VERSION, markdown};
 use crate::sample::median;
-use crate::scratch::{Scratch, say};
+use crate::scratch::{Needs, Scratch, say};
 
 /// What the caller chooses.
 #[derive(Clone, Debug, clap::Args)]
@@ -55,9 +56,14 @@ const DISK_BYTES_A_VOLUME: u64 = 160 << 20;
 pub(crate) struct Figures {
     #[serde(rename = "apiVersion")]
     api_version: &'static str,
-    version: &'static str,
+    /// What the measured hafsd says of itself.
+    version: String,
     machine: Machine,
     noise: Noise,
+    files: u64,
+    entries: u64,
+    volumes: u64,
+    idle_seconds: u64,
     rows: Vec<Figure>,
     /// What hafsd logged as a warning or an error.
     notes: Vec<String>,
@@ -71,6 +77,8 @@ struct Figure {
     unit: &'static str,
     /// At most so much, where issue and documentation promise it.
     at_most: Option<f64>,
+    /// Whether it is no more; nothing where there is no target.
+    reached: Option<bool>,
 }
 
 /// What a run is made of.
@@ -90,9 +98,13 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
     }
     let files_bytes = DISK_BYTES_A_FILE * (settings.files + settings.entries);
     let node_bytes = DISK_BYTES_A_VOLUME * settings.volumes;
-    let need_bytes = DISK_BYTES_MIN + files_bytes.max(node_bytes);
+    let needs = Needs {
+        bytes: DISK_BYTES_MIN + files_bytes.max(node_bytes),
+        less: "smaller --files, --entries and --volumes",
+        force: None,
+    };
     let machine = Machine::of(&settings.dir)?;
-    let scratch = Scratch::create(&settings.dir, need_bytes, false)?;
+    let scratch = Scratch::create(&settings.dir, needs)?;
     say(&format!("measuring on {}", machine.line()));
     let begin = Moment::now();
     let mut run = Run {
@@ -109,9 +121,13 @@ pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<
     let Run { rows, notes, .. } = run;
     let figures = Figures {
         api_version: API_VERSION,
-        version: env!("CARGO_PKG_VERSION"),
+        version: hafsd::version(),
         noise: begin.noise_since(machine.cores),
         machine,
+        files: settings.files,
+        entries: settings.entries,
+        volumes: settings.volumes,
+        idle_seconds: settings.idle_seconds,
         rows,
         notes,
     };
@@ -132,13 +148,9 @@ impl Run<'_> {
 
     /// Keeps what it has logged so far as warnings and errors.
     fn note(&mut self, daemon: &Daemon) {
-        let log = daemon.log();
-        let bad = log
-            .lines()
-            .filter(|line| !line.contains("\"level\":\"INFO\""));
-        for line in bad {
-            if !self.notes.iter().any(|note| note == line) {
-                self.notes.push(line.to_owned());
+        for line in hafsd::complaints(daemon) {
+            if !self.notes.contains(&line) {
+                self.notes.push(line);
             }
         }
     }
@@ -161,6 +173,7 @@ impl Run<'_> {
             value,
             unit,
             at_most,
+            reached: at_most.map(|most| value <= most),
         });
     }
 
@@ -176,21 +189,27 @@ impl Figures {
     /// As markdown.
     pub(crate) fn markdown(&self) -> String {
         let rows = self.rows.iter().map(|row| {
-            let bound = row.at_most.map_or_else(String::new, |most| {
-                let missed = if row.value > most { ": MISSED" } else { "" };
-                format!("<= {most}{missed}")
-            });
+            let missed = if row.reached == Some(false) {
+                ": MISSED"
+            } else {
+                ""
+            };
+            let target = row.at_most.map(|most| format!("<= {most}{missed}"));
             vec![
                 row.name.clone(),
                 digits(row.value),
                 row.unit.to_owned(),
-                bound,
+                target.unwrap_or_default(),
             ]
         });
         let mut out = format!(
-            "{}. hafs {}.\n\n{}\nThe run: {}.\n",
+            "{}. {}: {} files, {} entries of one directory, {} volumes, {} s of rest.\n\n{}\nThe run: {}.\n",
             self.machine.line(),
             self.version,
+            self.files,
+            self.entries,
+            self.volumes,
+            self.idle_seconds,
             markdown(
                 &["what", "figure", "unit", "target"],
                 &rows.collect::<Vec<_>>()
@@ -201,6 +220,15 @@ impl Figures {
             out += &format!("- {note}\n");
         }
         out
+    }
+
+    /// How many targets were missed, of how many that there are.
+    pub(crate) fn missed(&self) -> (usize, usize) {
+        let judged = || self.rows.iter().filter_map(|row| row.reached);
+        (
+            judged().filter(|reached| !reached).count(),
+            judged().count(),
+        )
     }
 }
 
@@ -213,29 +241,49 @@ fn digits(value: f64) -> String {
     }
 }
 
-/// Writes everything back and drops the kernel's clean pages, names and inodes.
-fn drop_caches() -> anyhow::Result<()> {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop caches")
-}
-
-/// Numbers below `below`, each once in as many steps if that is a power of two, in no order that anything could foresee.
+/// Numbers below `below`, each once before one comes again, in no order that anything could foresee.
 fn scattered(below: u64) -> impl Iterator<Item = u64> {
+    // Such a multiplier (1 more than a multiple of 4) and an odd step walk through all residues of a power of two; what is
+    // too big of them is passed over. A constant step coprime to `below` would visit each number once as well, but at even
+    // distances, which a cache meets otherwise than places at random.
+    let mask = below.next_power_of_two() - 1;
     let mut place = 1_u64;
-    std::iter::repeat_with(move || {
-        // An odd multiplier and an odd step walk through all residues.
+    let all = std::iter::repeat_with(move || {
         place = place
             .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        place % below
-    })
+            .wrapping_add(1)
+            & mask;
+        place
+    });
+    all.filter(move |&place| place < below)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use hafs_tests::requirement::mounts_work;
 
     use super::*;
+
+    #[test]
+    fn scattered_numbers_come_once_each_and_in_no_order() {
+        for below in [1, 2, 3, 1000, 2500, 4096, 10_007] {
+            let count = usize::try_from(below).unwrap();
+            let numbers: Vec<u64> = scattered(below).take(2 * count).collect();
+            for round in numbers.chunks(count) {
+                let different: BTreeSet<u64> = round.iter().copied().collect();
+                assert_eq!(different.len(), count, "below {below}");
+                assert!(different.last() < Some(&below));
+            }
+            let steps: BTreeSet<u64> = numbers
+                .windows(2)
+                .map(|pair| (pair[1] + below - pair[0]) % below)
+                .collect();
+            // A constant step would be one.
+            assert!(below < 1000 || steps.len() > count / 8, "below {below}");
+        }
+    }
 
     #[test]
     fn a_small_run_measures_everything_and_leaves_nothing() {
@@ -260,14 +308,20 @@ mod tests {
             "{figures:?}"
         );
         assert_eq!(figures.notes, Vec::<String>::new());
+        let names: BTreeSet<&str> = figures.rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names.len(), figures.rows.len(), "{figures:?}");
+        let (missed, judged) = figures.missed();
+        assert!(missed < judged && judged >= 9, "{figures:?}");
         let text = figures.markdown();
-        for row in [
-            "readdir of it",
+        for words in [
+            "2500 files, 300 entries of one directory, 3 volumes, 1 s of rest",
+            "readdir of a directory of 300 entries",
             "until it is mounted",
-            "memory of hafsd after find and",
+            "peak memory of hafsd after find",
+            "mount of each of 3 volumes, after the kill: longest",
             "idle CPU of hafsd, 3 volumes",
         ] {
-            assert!(text.contains(row), "{row}: {text}");
+            assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(

@@ -18,26 +18,37 @@ pub(crate) struct Scratch {
     handle: File,
 }
 
+/// What a run needs of the place, and what its command offers where the place has not that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    pub(crate) bytes: u64,
+    /// How to need less, in the words of its options.
+    pub(crate) less: &'static str,
+    /// Whether a filesystem in memory will do; nothing where the command has no `--force`.
+    pub(crate) force: Option<bool>,
+}
+
 impl Scratch {
-    /// Makes a fresh directory under `parent`. Refuses a filesystem in memory unless `force`, and one with less than
-    /// `need_bytes` free.
-    pub(crate) fn create(parent: &Path, need_bytes: u64, force: bool) -> anyhow::Result<Self> {
+    /// Makes a fresh directory under `parent`. Refuses a filesystem in memory unless forced, and one without room.
+    pub(crate) fn create(parent: &Path, needs: Needs) -> anyhow::Result<Self> {
         let shown = parent.display();
         let filesystem = machine::Filesystem::of(parent)?;
-        if filesystem.in_memory() && !force {
+        if filesystem.in_memory() && needs.force != Some(true) {
+            let force = needs.force.map_or("", |_| ", or --force");
             bail!(
                 "{shown} is on {}, where a sync costs nothing\n  why: figures from there would decide nothing\n  \
-                 next: --dir on a disk, or --force",
+                 next: --dir on a disk{force}",
                 filesystem.kind
             );
         }
         let stat = rustix::fs::statvfs(parent).with_context(|| format!("cannot ask {shown}"))?;
         let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free_bytes < need_bytes {
+        if free_bytes < needs.bytes {
             bail!(
-                "{shown} has {} MiB free, {} MiB are needed\n  next: --dir elsewhere, or a smaller --bulk-mib",
+                "{shown} has {} MiB free, {} MiB are needed\n  next: --dir elsewhere, or {}",
                 free_bytes >> 20,
-                need_bytes >> 20
+                needs.bytes >> 20,
+                needs.less
             );
         }
         let dir = tempfile::Builder::new()
@@ -91,10 +102,16 @@ pub(crate) fn say(line: &str) {
 mod tests {
     use super::*;
 
+    const NOTHING: Needs = Needs {
+        bytes: 0,
+        less: "a smaller --size",
+        force: Some(true),
+    };
+
     #[test]
     fn is_gone_after_drop_and_remove() {
         for explicit in [false, true] {
-            let scratch = Scratch::create(&std::env::temp_dir(), 0, true).unwrap();
+            let scratch = Scratch::create(&std::env::temp_dir(), NOTHING).unwrap();
             std::fs::write(scratch.path("file"), b"x").unwrap();
             scratch.fresh_dir("dir").unwrap();
             scratch.fresh_dir("dir").unwrap();
@@ -112,14 +129,24 @@ mod tests {
     fn refuses_memory_and_lack_of_room() {
         let shm = Path::new("/dev/shm");
         if machine::Filesystem::of(shm).is_ok_and(|filesystem| filesystem.in_memory()) {
-            let refused = Scratch::create(shm, 0, false).unwrap_err().to_string();
-            assert!(
-                refused.contains("tmpfs") && refused.contains("next:"),
-                "{refused}"
-            );
-            assert!(Scratch::create(shm, 0, true).is_ok());
+            let refused = |force| {
+                let needs = Needs { force, ..NOTHING };
+                Scratch::create(shm, needs).unwrap_err().to_string()
+            };
+            let next = "next: --dir on a disk";
+            assert!(refused(Some(false)).ends_with(&format!("{next}, or --force")));
+            assert!(refused(None).ends_with(next) && refused(None).contains("tmpfs"));
+            assert!(Scratch::create(shm, NOTHING).is_ok());
         }
-        let refused = Scratch::create(&std::env::temp_dir(), u64::MAX, true).unwrap_err();
-        assert!(refused.to_string().contains("MiB free"));
+        let needs = Needs {
+            bytes: u64::MAX,
+            ..NOTHING
+        };
+        let refused = Scratch::create(&std::env::temp_dir(), needs).unwrap_err();
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("MiB free") && refused.ends_with("or a smaller --size"),
+            "{refused}"
+        );
     }
 }

@@ -19,7 +19,7 @@ use crate::interrupt::Interrupt;
 use crate::machine::{Machine, Moment};
 use crate::report::{API_VERSION, Report, Row};
 use crate::sample::Series;
-use crate::scratch::{Scratch, say};
+use crate::scratch::{Needs, Scratch, say};
 
 /// What the caller chooses.
 #[derive(Clone, Debug, clap::Args)]
@@ -75,9 +75,13 @@ const BULK_SPACE: u64 = 4;
 /// Measures everything. Bounded by `settings`; errs early when interrupted, with its files removed.
 pub(crate) fn run(settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<Report> {
     let bulk_bytes = settings.bulk_mib << 20;
-    let need_bytes = OTHER_BYTES + BULK_SPACE * bulk_bytes;
+    let needs = Needs {
+        bytes: OTHER_BYTES + BULK_SPACE * bulk_bytes,
+        less: "a smaller --bulk-mib",
+        force: Some(settings.force),
+    };
     let machine = Machine::of(&settings.dir)?;
-    let scratch = Scratch::create(&settings.dir, need_bytes, settings.force)?;
+    let scratch = Scratch::create(&settings.dir, needs)?;
     let rounds = usize::try_from(settings.rounds).context("more rounds than there are numbers")?;
     let run = Run {
         scratch: &scratch,

@@ -21,6 +21,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(300);
 /// What processes have used so far; the kernel's own work for them is not in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
+    /// As [`write_bytes`] counts.
     pub(crate) write_bytes: u64,
     pub(crate) cpu: Duration,
 }
@@ -30,10 +31,7 @@ impl Usage {
     pub(crate) fn of(pids: &[Pid]) -> anyhow::Result<Self> {
         let mut all = Self::default();
         for pid in pids {
-            let io = text(*pid, "io")?;
-            let written = |line: &str| line.strip_prefix("write_bytes: ")?.parse::<u64>().ok();
-            let written = io.lines().find_map(written);
-            all.write_bytes += written.context("/proc/PID/io has no write_bytes")?;
+            all.write_bytes += write_bytes(*pid)?;
             all.cpu += cpu(&text(*pid, "stat")?)?;
         }
         Ok(all)
@@ -106,6 +104,19 @@ impl Resident {
     }
 }
 
+/// Bytes that a process has sent towards the disk so far: pages that it made dirty, and direct I/O.
+///
+/// A page that was dropped before it reached the disk counts, too: the kernel sets `cancelled_write_bytes` against whoever
+/// truncates, not whoever wrote, and a count that can fall would not tell who rests.
+pub(crate) fn write_bytes(pid: Pid) -> anyhow::Result<u64> {
+    parse_write_bytes(&text(pid, "io")?).context("/proc/PID/io has no write_bytes")
+}
+
+fn parse_write_bytes(io: &str) -> Option<u64> {
+    let value = |line: &str| line.strip_prefix("write_bytes: ")?.parse().ok();
+    io.lines().find_map(value)
+}
+
 fn text(pid: Pid, file: &str) -> anyhow::Result<String> {
     let path = PathBuf::from(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
     fs::read_to_string(&path).with_context(|| path.display().to_string())
@@ -151,6 +162,13 @@ mod tests {
         let used = own().since(before);
         assert!(used.write_bytes >= 1 << 20, "{used:?}");
         assert!(used.cpu >= 5 * TICK, "{used:?}");
+    }
+
+    #[test]
+    fn bytes_are_those_that_were_sent_whatever_was_cancelled() {
+        let io = "wchar: 9\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n";
+        assert_eq!(parse_write_bytes(io), Some(8192));
+        assert_eq!(parse_write_bytes("wchar: 9\n"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::workload::Bench;
 
 /// Of every job. The fsync is in the time of writes; reads have none.
-pub(crate) const OPTIONS: &[&str] = &[
+const OPTIONS: &[&str] = &[
     "--bs=4k",
     "--invalidate=0",
     "--fallocate=none",
@@ -22,14 +22,6 @@ const ENGINE: &str = "psync";
 /// Where several operations are under way.
 const ENGINE_DEEP: &str = "libaio";
 
-/// How jobs are run, for those who read the figures.
-pub(crate) fn options() -> String {
-    format!(
-        "{} --ioengine={ENGINE} (at QD16: {ENGINE_DEEP})",
-        OPTIONS.join(" ")
-    )
-}
-
 /// What one job came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
@@ -41,10 +33,9 @@ pub(crate) struct Figures {
 
 /// One job on one file.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Job<'a> {
+pub(crate) struct Job {
     /// As fio names it: `randread`, `randwrite`.
-    pub(crate) rw: &'a str,
-    pub(crate) file: &'a Path,
+    pub(crate) rw: &'static str,
     pub(crate) file_bytes: u64,
     /// Bytes to be read or written in all, at most.
     pub(crate) io_bytes: u64,
@@ -53,22 +44,35 @@ pub(crate) struct Job<'a> {
     pub(crate) depth: u32,
 }
 
-impl Job<'_> {
-    /// Runs it. Random places are the same in each run, and no place comes twice before all came once.
-    pub(crate) fn run(&self, bench: &Bench<'_>) -> anyhow::Result<Figures> {
+impl Job {
+    /// All that fio is told but the file.
+    fn options(&self) -> Vec<String> {
         let engine = if self.depth > 1 { ENGINE_DEEP } else { ENGINE };
+        let mut all: Vec<String> = OPTIONS.iter().map(|&option| option.to_owned()).collect();
+        all.extend([
+            format!("--rw={}", self.rw),
+            format!("--size={}", self.file_bytes),
+            format!("--io_size={}", self.io_bytes),
+            format!("--runtime={}", self.seconds_max),
+            format!("--direct={}", u8::from(self.direct)),
+            format!("--ioengine={engine}"),
+            format!("--iodepth={}", self.depth),
+        ]);
+        all
+    }
+
+    /// How it is run, for those who read the figures.
+    pub(crate) fn line(&self) -> String {
+        format!("fio {}", self.options().join(" "))
+    }
+
+    /// Runs it. Random places are the same in each run, and no place comes twice before all came once.
+    pub(crate) fn run(&self, bench: &Bench<'_>, file: &Path) -> anyhow::Result<Figures> {
         let text = bench.output(
             Command::new("fio")
                 .args(["--name=job", "--output-format=json"])
-                .args(OPTIONS)
-                .arg(format!("--rw={}", self.rw))
-                .arg(format!("--filename={}", self.file.display()))
-                .arg(format!("--size={}", self.file_bytes))
-                .arg(format!("--io_size={}", self.io_bytes))
-                .arg(format!("--runtime={}", self.seconds_max))
-                .arg(format!("--direct={}", u8::from(self.direct)))
-                .arg(format!("--ioengine={engine}"))
-                .arg(format!("--iodepth={}", self.depth)),
+                .arg(format!("--filename={}", file.display()))
+                .args(self.options()),
         )?;
         // fio may warn before its JSON begins.
         let json = text.find('{').map_or("", |at| &text[at..]);

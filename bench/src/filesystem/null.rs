@@ -3,13 +3,14 @@
 //!
 //! It is served by hafs's own mount code, so that the negotiated flags, the time-outs and the number of sessions are the
 //! same, and by a process of its own: turning from a thread of one process to one of another costs more than staying in the
-//! same, and no filesystem is served by the application. One lock over everything: with so few sessions it is hardly ever
-//! waited for.
+//! same, and no filesystem is served by the application. One lock over everything: with so few sessions, and since nobody
+//! writes an answer while he holds it, it is hardly ever waited for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
+use std::ops::Bound;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -115,8 +116,36 @@ struct Tree {
 
 struct Node {
     attr: FileAttr,
-    names: BTreeMap<OsString, u64>,
+    names: Names,
     target: Vec<u8>,
+}
+
+/// A directory's entries, by name and by position.
+///
+/// An entry's position is its inode number, which grows: removal of others does not move it, so that `rm -r` misses none.
+/// Invariant: both maps hold the same entries.
+#[derive(Default)]
+struct Names {
+    inodes: HashMap<OsString, u64>,
+    positions: BTreeMap<u64, OsString>,
+}
+
+impl Names {
+    /// The inode that had the name before.
+    fn insert(&mut self, name: &OsStr, ino: u64) -> Option<u64> {
+        let before = self.inodes.insert(name.to_owned(), ino);
+        if let Some(before) = before {
+            self.positions.remove(&before);
+        }
+        self.positions.insert(ino, name.to_owned());
+        before
+    }
+
+    fn remove(&mut self, name: &OsStr) -> Option<u64> {
+        let ino = self.inodes.remove(name)?;
+        self.positions.remove(&ino);
+        Some(ino)
+    }
 }
 
 impl Tree {
@@ -152,7 +181,7 @@ impl Tree {
         };
         let node = Node {
             attr,
-            names: BTreeMap::new(),
+            names: Names::default(),
             target,
         };
         self.nodes.insert(ino, node);
@@ -164,7 +193,8 @@ impl Tree {
     }
 
     fn find(&mut self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
-        let ino = *self.node(parent)?.names.get(name).ok_or(Errno::ENOENT)?;
+        let found = self.node(parent)?.names.inodes.get(name).copied();
+        let ino = found.ok_or(Errno::ENOENT)?;
         Ok(self.node(INodeNo(ino))?.attr)
     }
 
@@ -177,12 +207,12 @@ impl Tree {
         owner: (u32, u32),
         target: Vec<u8>,
     ) -> Result<FileAttr, Errno> {
-        if self.node(parent)?.names.contains_key(name) {
+        if self.node(parent)?.names.inodes.contains_key(name) {
             return Err(Errno::EEXIST);
         }
         let perm = u16::try_from(mode & 0o7777).expect("twelve bits");
         let attr = self.add(kind, perm, owner, target);
-        self.node(parent)?.names.insert(name.to_owned(), attr.ino.0);
+        self.node(parent)?.names.insert(name, attr.ino.0);
         Ok(attr)
     }
 
@@ -190,6 +220,27 @@ impl Tree {
         let ino = self.node(parent)?.names.remove(name).ok_or(Errno::ENOENT)?;
         self.nodes.remove(&ino);
         Ok(())
+    }
+
+    fn rename(&mut self, from: (INodeNo, &OsStr), to: (INodeNo, &OsStr)) -> Result<(), Errno> {
+        self.node(to.0)?;
+        let moved = self.node(from.0)?.names.remove(from.1);
+        let ino = moved.ok_or(Errno::ENOENT)?;
+        if let Some(replaced) = self.node(to.0)?.names.insert(to.1, ino) {
+            self.nodes.remove(&replaced);
+        }
+        Ok(())
+    }
+
+    /// Entries after a position, as many as one reply could hold.
+    fn listed(&self, ino: INodeNo, offset: u64) -> impl Iterator<Item = (u64, &OsStr, &FileAttr)> {
+        const REPLY_ENTRIES_MAX: usize = 512;
+        let after = (Bound::Excluded(offset), Bound::Unbounded);
+        let entries = self.nodes.get(&ino.0).into_iter();
+        entries
+            .flat_map(move |node| node.names.positions.range(after))
+            .take(REPLY_ENTRIES_MAX)
+            .filter_map(|(ino, name)| Some((*ino, name.as_os_str(), &self.nodes.get(ino)?.attr)))
     }
 }
 
@@ -212,6 +263,13 @@ fn entry(result: Result<FileAttr, Errno>, reply: ReplyEntry) {
     }
 }
 
+fn attributes(result: Result<FileAttr, Errno>, reply: ReplyAttr) {
+    match result {
+        Ok(attr) => reply.attr(&TTL, &attr),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 fn empty(result: Result<(), Errno>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
@@ -219,6 +277,8 @@ fn empty(result: Result<(), Errno>, reply: ReplyEmpty) {
     }
 }
 
+/// Invariant: the lock is free when a reply is written, since that is a system call. Hence each result has a `let` of its own:
+/// a guard in the head of a `match` or among a call's arguments lives until its end.
 impl Filesystem for Null {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.tree().agreed = mount::negotiate(config, true);
@@ -226,7 +286,8 @@ impl Filesystem for Null {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.tree().find(parent, name) {
+        let found = self.tree().find(parent, name);
+        match found {
             // As hafs: the kernel remembers that there is no such name.
             Err(Errno::ENOENT) => reply.entry(&TTL, &NOTHING, Generation(0)),
             found => entry(found, reply),
@@ -234,10 +295,8 @@ impl Filesystem for Null {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.tree().node(ino) {
-            Ok(node) => reply.attr(&TTL, &node.attr),
-            Err(errno) => reply.error(errno),
-        }
+        let attr = self.tree().node(ino).map(|node| node.attr);
+        attributes(attr, reply);
     }
 
     /// No attribute of anything, as a filesystem says that has some: if it said that it knows of none at all, the kernel would
@@ -264,22 +323,20 @@ impl Filesystem for Null {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let mut tree = self.tree();
-        let node = match tree.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return reply.error(errno),
-        };
-        let attr = &mut node.attr;
-        if let Some(mode) = mode {
-            attr.perm = u16::try_from(mode & 0o7777).expect("twelve bits");
-        }
-        attr.uid = uid.unwrap_or(attr.uid);
-        attr.gid = gid.unwrap_or(attr.gid);
-        attr.size = size.unwrap_or(attr.size);
-        if let Some(TimeOrNow::SpecificTime(time)) = mtime {
-            attr.mtime = time;
-        }
-        reply.attr(&TTL, attr);
+        let changed = self.tree().node(ino).map(|node| {
+            let attr = &mut node.attr;
+            if let Some(mode) = mode {
+                attr.perm = u16::try_from(mode & 0o7777).expect("twelve bits");
+            }
+            attr.uid = uid.unwrap_or(attr.uid);
+            attr.gid = gid.unwrap_or(attr.gid);
+            attr.size = size.unwrap_or(attr.size);
+            if let Some(TimeOrNow::SpecificTime(time)) = mtime {
+                attr.mtime = time;
+            }
+            *attr
+        });
+        attributes(changed, reply);
     }
 
     fn mknod(
@@ -332,18 +389,21 @@ impl Filesystem for Null {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.tree().node(ino) {
-            Ok(node) => reply.data(&node.target),
+        let target = self.tree().node(ino).map(|node| node.target.clone());
+        match target {
+            Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.tree().remove(parent, name), reply);
+        let removed = self.tree().remove(parent, name);
+        empty(removed, reply);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.tree().remove(parent, name), reply);
+        let removed = self.tree().remove(parent, name);
+        empty(removed, reply);
     }
 
     fn rename(
@@ -356,13 +416,7 @@ impl Filesystem for Null {
         _flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mut tree = self.tree();
-        let moved = tree.find(parent, name).and_then(|attr| {
-            tree.node(parent)?.names.remove(name);
-            let names = &mut tree.node(newparent)?.names;
-            names.insert(newname.to_owned(), attr.ino.0);
-            Ok(())
-        });
+        let moved = self.tree().rename((parent, name), (newparent, newname));
         empty(moved, reply);
     }
 
@@ -399,12 +453,15 @@ impl Filesystem for Null {
         _lock: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let left = match self.tree().node(ino) {
-            Ok(node) => node.attr.size.saturating_sub(offset),
-            Err(errno) => return reply.error(errno),
-        };
-        let len = usize::try_from(left.min(u64::from(size))).expect("32 bits");
-        reply.data(&ZEROS[..len.min(ZEROS.len())]);
+        let file_size = self.tree().node(ino).map(|node| node.attr.size);
+        match file_size {
+            Ok(file_size) => {
+                let left = file_size.saturating_sub(offset);
+                let len = usize::try_from(left.min(u64::from(size))).expect("32 bits");
+                reply.data(&ZEROS[..len.min(ZEROS.len())]);
+            }
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn write(
@@ -419,12 +476,11 @@ impl Filesystem for Null {
         _lock: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let mut tree = self.tree();
-        match tree.node(ino) {
-            Ok(node) => {
-                node.attr.size = node.attr.size.max(offset + data.len() as u64);
-                reply.written(u32::try_from(data.len()).expect("at most 1 MiB"));
-            }
+        let written = self.tree().node(ino).map(|node| {
+            node.attr.size = node.attr.size.max(offset + data.len() as u64);
+        });
+        match written {
+            Ok(()) => reply.written(u32::try_from(data.len()).expect("at most 1 MiB")),
             Err(errno) => reply.error(errno),
         }
     }
@@ -459,13 +515,13 @@ impl Filesystem for Null {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let mut tree = self.tree();
-        let entries = listed(&mut tree, ino, offset);
-        for (cookie, name, attr) in entries {
-            if reply.add(attr.ino, cookie, attr.kind, &name) {
+        let tree = self.tree();
+        for (cookie, name, attr) in tree.listed(ino, offset) {
+            if reply.add(attr.ino, cookie, attr.kind, name) {
                 break;
             }
         }
+        drop(tree);
         reply.ok();
     }
 
@@ -477,13 +533,13 @@ impl Filesystem for Null {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let mut tree = self.tree();
-        let entries = listed(&mut tree, ino, offset);
-        for (cookie, name, attr) in entries {
-            if reply.add(attr.ino, cookie, &name, &TTL, &attr, Generation(0)) {
+        let tree = self.tree();
+        for (cookie, name, attr) in tree.listed(ino, offset) {
+            if reply.add(attr.ino, cookie, name, &TTL, attr, Generation(0)) {
                 break;
             }
         }
+        drop(tree);
         reply.ok();
     }
 
@@ -491,27 +547,6 @@ impl Filesystem for Null {
         let blocks = 1 << 40;
         reply.statfs(blocks, blocks, blocks, blocks, blocks, 4096, 255, 4096);
     }
-}
-
-/// Entries after `offset`, as many as one reply could hold; `rm -r` lists again from the start, so that positions hold.
-fn listed(tree: &mut Tree, ino: INodeNo, offset: u64) -> Vec<(u64, OsString, FileAttr)> {
-    const REPLY_ENTRIES_MAX: usize = 512;
-    let Ok(node) = tree.node(ino) else {
-        return Vec::new();
-    };
-    // An entry's position is its inode number, which grows: removal of others does not move it.
-    let mut found: Vec<(u64, OsString)> = node
-        .names
-        .iter()
-        .filter(|(_, ino)| **ino > offset)
-        .map(|(name, ino)| (*ino, name.clone()))
-        .collect();
-    found.sort_unstable();
-    found.truncate(REPLY_ENTRIES_MAX);
-    found
-        .into_iter()
-        .filter_map(|(ino, name)| Some((ino, name, tree.node(INodeNo(ino)).ok()?.attr)))
-        .collect()
 }
 
 #[cfg(test)]
@@ -533,5 +568,38 @@ mod tests {
         let line = "2 sessions in a process of its own, INIT flags A|B";
         assert_eq!(agreed(&format!("{line}\n")), Some(line));
         assert_eq!(agreed(&format!("\nrunning 1 test\n{line}\n")), Some(line));
+    }
+    #[test]
+    fn positions_hold_when_others_are_removed_or_renamed() {
+        let mut tree = Tree::new();
+        let root = INodeNo(1);
+        let make = |tree: &mut Tree, name: &str| {
+            let kind = FileType::RegularFile;
+            tree.make(root, OsStr::new(name), kind, 0o644, (0, 0), Vec::new())
+                .unwrap()
+                .ino
+                .0
+        };
+        let names = |tree: &Tree, offset: u64| -> Vec<String> {
+            let listed = tree.listed(root, offset);
+            listed
+                .map(|(_, name, _)| name.to_string_lossy().into_owned())
+                .collect()
+        };
+        let [_, second, _, _] = ["d", "c", "b", "a"].map(|name| make(&mut tree, name));
+        assert_eq!(names(&tree, 0), ["d", "c", "b", "a"]);
+        tree.remove(root, OsStr::new("d")).unwrap();
+        assert_eq!(names(&tree, second), ["b", "a"]);
+        let rename = |tree: &mut Tree, from: &str, to: &str| {
+            tree.rename((root, OsStr::new(from)), (root, OsStr::new(to)))
+        };
+        rename(&mut tree, "b", "z").unwrap();
+        assert_eq!(names(&tree, second), ["z", "a"]);
+        // Over another: that one is gone.
+        rename(&mut tree, "a", "c").unwrap();
+        assert_eq!(names(&tree, 0), ["z", "c"]);
+        assert_eq!(tree.nodes.len(), 3);
+        assert!(rename(&mut tree, "a", "c").is_err());
+        assert_eq!(names(&tree, u64::MAX), Vec::<String>::new());
     }
 }

@@ -16,6 +16,17 @@ use crate::interrupt::Interrupt;
 /// Files in all, as many as the tree that peers were measured with.
 const FILES: u64 = 9_891;
 const FILES_A_DIRECTORY: u64 = 14;
+/// Of the tree, in the archive too.
+const DIRECTORY: &str = "tree";
+/// Of git, whatever the user's are.
+const SETTINGS: &[&str] = &[
+    "-c",
+    "user.name=bench",
+    "-c",
+    "user.email=bench@example.org",
+    "-c",
+    "gc.auto=0",
+];
 const WORDS: &[&str] = &[
     "static", "int", "struct", "return", "const", "void", "if", "else", "unsigned", "long",
     "buffer", "inode", "page", "lock", "offset", "length", "error", "flags", "device", "request",
@@ -38,62 +49,61 @@ impl SourceTree {
         aside: &Path,
         divisor: u64,
     ) -> anyhow::Result<Self> {
-        let run = |command: &mut Command| output_unless(interrupt, command).map(drop);
-        let files = (FILES / divisor).max(20);
-        let tree = aside.join("tree");
-        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-        let mut dir = tree.clone();
-        for number in 0..files {
-            interrupt.check()?;
-            if number % FILES_A_DIRECTORY == 0 {
-                let group = number / FILES_A_DIRECTORY;
-                dir = tree
-                    .join(format!("drivers-{}", group % 24))
-                    .join(format!("unit-{group}"));
-                if group.is_multiple_of(3) {
-                    dir = dir.join("include").join("private");
-                }
-                fs::create_dir_all(&dir)?;
-            }
-            let suffix = if number % 3 == 0 { "h" } else { "c" };
-            fs::write(
-                dir.join(format!("module_{number}.{suffix}")),
-                numbers.text(),
-            )?;
-        }
-        let tar = aside.join("tree.tar");
-        run(Command::new("tar")
-            .arg("-C")
-            .arg(aside)
-            .arg("-cf")
-            .arg(&tar)
-            .arg("tree"))?;
-        let git = aside.join("tree.git");
-        let git_in = |arguments: &[&str]| {
-            run(Command::new("git")
-                .args([
-                    "-c",
-                    "user.name=bench",
-                    "-c",
-                    "user.email=bench@example.org",
-                    "-c",
-                    "gc.auto=0",
-                ])
-                .arg("-C")
-                .arg(&tree)
-                .args(arguments))
+        let dir = aside.join(DIRECTORY);
+        write_files(interrupt, &dir, (FILES / divisor).max(20))?;
+        let tree = Self {
+            tar: aside.join("tree.tar"),
+            git: aside.join("tree.git"),
         };
-        git_in(&["init", "--quiet", "--initial-branch=main"])?;
-        git_in(&["add", "--all"])?;
-        git_in(&["commit", "--quiet", "--message=tree"])?;
-        run(Command::new("git")
-            .args(["clone", "--quiet", "--bare"])
-            .arg(&tree)
-            .arg(&git))
-        .context("cannot make the repository")?;
-        fs::remove_dir_all(&tree)?;
-        Ok(Self { tar, git })
+        archive(interrupt, aside, &tree.tar).context("cannot make the archive")?;
+        repository(interrupt, &dir, &tree.git).context("cannot make the repository")?;
+        fs::remove_dir_all(&dir)?;
+        Ok(tree)
     }
+}
+
+fn write_files(interrupt: &Interrupt, tree: &Path, files: u64) -> anyhow::Result<()> {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut dir = tree.to_owned();
+    for number in 0..files {
+        interrupt.check()?;
+        if number % FILES_A_DIRECTORY == 0 {
+            let group = number / FILES_A_DIRECTORY;
+            dir = tree
+                .join(format!("drivers-{}", group % 24))
+                .join(format!("unit-{group}"));
+            if group.is_multiple_of(3) {
+                dir = dir.join("include").join("private");
+            }
+            fs::create_dir_all(&dir)?;
+        }
+        let suffix = if number % 3 == 0 { "h" } else { "c" };
+        let file = dir.join(format!("module_{number}.{suffix}"));
+        fs::write(file, numbers.text())?;
+    }
+    Ok(())
+}
+
+fn archive(interrupt: &Interrupt, aside: &Path, tar: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new("tar");
+    command.arg("-C").arg(aside).arg("-cf").arg(tar);
+    output_unless(interrupt, command.arg(DIRECTORY)).map(drop)
+}
+
+/// A bare repository with `tree` as its one commit; it leaves a `.git` in there.
+fn repository(interrupt: &Interrupt, tree: &Path, bare: &Path) -> anyhow::Result<()> {
+    let run = |command: &mut Command| output_unless(interrupt, command).map(drop);
+    let git_in = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(SETTINGS).arg("-C").arg(tree);
+        run(git.args(arguments))
+    };
+    git_in(&["init", "--quiet", "--initial-branch=main"])?;
+    git_in(&["add", "--all"])?;
+    git_in(&["commit", "--quiet", "--message=tree"])?;
+    let mut clone = Command::new("git");
+    clone.args(["clone", "--quiet", "--bare"]);
+    run(clone.arg(tree).arg(bare))
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): the same numbers in each run.

@@ -20,6 +20,7 @@ use super::gluster::{Gluster, GlusterMount};
 use super::null;
 use super::process::{Process, dying_with_us};
 use super::workload::Bench;
+use crate::hafsd;
 use crate::interrupt::Interrupt;
 use crate::scratch::say;
 use crate::usage::{IDLE_HAFSD, Usage, wait_idle};
@@ -278,6 +279,15 @@ impl Subject {
             .with_context(|| self.kind.name())
     }
 
+    /// A figure that tells of the disk: none of the null filesystem, which has no disk.
+    pub(crate) fn on_disk(&self, figure: f64) -> f64 {
+        if self.kind == Kind::Null {
+            f64::NAN
+        } else {
+            figure
+        }
+    }
+
     /// How it is set up.
     pub(crate) fn options(&self) -> &str {
         &self.options
@@ -286,12 +296,7 @@ impl Subject {
     /// What hafsd logged as a warning or an error.
     pub(crate) fn complaints(&self) -> Vec<String> {
         match &self.server {
-            Server::Hafs { daemon, .. } => daemon
-                .log()
-                .lines()
-                .filter(|line| !line.contains("\"level\":\"INFO\""))
-                .map(str::to_owned)
-                .collect(),
+            Server::Hafs { daemon, .. } => hafsd::complaints(daemon),
             Server::None | Server::Process { .. } | Server::Gluster(_) => Vec::new(),
         }
     }
@@ -335,10 +340,4 @@ fn mount_line(root: &Path) -> String {
         .map(|line| format!("mounted as {} ({})", line.kind, line.options.join(",")))
         .collect();
     lines.join("; ")
-}
-
-/// Writes everything back and drops the kernel's clean pages, names and inodes: the next read comes from the disk.
-pub(crate) fn drop_caches() -> anyhow::Result<()> {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop caches (not root?)")
 }

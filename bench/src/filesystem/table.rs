@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::command::version;
 use super::disk::Disk;
 use super::subject::{Kind, Subject};
-use super::workload::{self, Target, Unit};
+use super::workload::{self, Bench, Target, Unit};
+use crate::hafsd;
 use crate::machine::{Machine, Noise};
 use crate::report::markdown;
 use crate::sample::median;
@@ -38,7 +39,8 @@ pub(crate) struct Setup {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Versions {
-    hafs: &'static str,
+    /// Of the hafsd that was measured.
+    hafs: Option<String>,
     fio: Option<String>,
     bindfs: Option<String>,
     glusterfs: Option<String>,
@@ -55,8 +57,6 @@ pub(crate) struct Versions {
 pub(crate) struct Row {
     name: &'static str,
     unit: &'static str,
-    #[serde(skip)]
-    kind: Unit,
     targets: Vec<Judged>,
     /// All of the targets that could be judged; nothing if there is none.
     reached: Option<bool>,
@@ -77,6 +77,8 @@ pub(crate) struct Cell {
     median: f64,
     lowest: f64,
     highest: f64,
+    /// How fast hafs is beside it, 1 is equal and more is faster; none for hafs itself, and where hafs has no figure.
+    hafs_ratio: Option<f64>,
     #[serde(skip)]
     kind: Kind,
 }
@@ -85,7 +87,7 @@ impl Versions {
     pub(crate) fn of(subjects: &[Subject]) -> Self {
         let has = |kind| subjects.iter().any(|subject| subject.kind() == kind);
         Self {
-            hafs: env!("CARGO_PKG_VERSION"),
+            hafs: has(Kind::Hafs).then(hafsd::version),
             fio: version("fio"),
             bindfs: has(Kind::Bindfs).then(|| version("bindfs")).flatten(),
             glusterfs: has(Kind::Gluster1).then(|| version("glusterfs")).flatten(),
@@ -118,17 +120,16 @@ impl Versions {
             tar,
             grep,
         } = self;
-        let others = [
-            fio, bindfs, glusterfs, sqlite, postgresql, redis, git, tar, grep,
+        let all = [
+            hafs, fio, bindfs, glusterfs, sqlite, postgresql, redis, git, tar, grep,
         ];
-        let mut all = vec![format!("hafs {hafs}")];
-        all.extend(others.into_iter().flatten().cloned());
+        let all: Vec<&str> = all.into_iter().flatten().map(String::as_str).collect();
         all.join(", ")
     }
 }
 
 impl Setup {
-    pub(crate) fn of(disk: &Disk, subjects: &[Subject]) -> Vec<Self> {
+    pub(crate) fn of(bench: &Bench<'_>, disk: &Disk, subjects: &[Subject]) -> Vec<Self> {
         let mut setups = vec![Self {
             on: "disk",
             options: disk.options(),
@@ -137,7 +138,7 @@ impl Setup {
             on: subject.kind().name(),
             options: subject.options().to_owned(),
         }));
-        let programs = workload::options().into_iter();
+        let programs = workload::options(bench).into_iter();
         setups.extend(programs.map(|(on, options)| Self { on, options }));
         setups
     }
@@ -154,17 +155,23 @@ impl Cell {
             median: median(&figures),
             lowest: figures.iter().copied().fold(f64::INFINITY, f64::min),
             highest: figures.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            hafs_ratio: None, // its row knows hafs's figure
             kind,
         })
     }
 }
 
 impl Row {
-    pub(crate) fn new(row: &workload::Row, cells: Vec<Cell>) -> Self {
+    pub(crate) fn new(row: &workload::Row, mut cells: Vec<Cell>) -> Self {
+        let hafs = cells.iter().find(|cell| cell.kind == Kind::Hafs);
+        if let Some(hafs) = hafs.map(|cell| cell.median) {
+            for cell in cells.iter_mut().filter(|cell| cell.kind != Kind::Hafs) {
+                cell.hafs_ratio = Some(row.unit.ratio(hafs, cell.median));
+            }
+        }
         let mut line = Self {
             name: row.name,
             unit: row.unit.text(),
-            kind: row.unit,
             targets: Vec::new(),
             reached: None,
             cells,
@@ -188,17 +195,16 @@ impl Row {
         line
     }
 
-    fn figure(&self, kind: Kind) -> Option<f64> {
-        let cell = self.cells.iter().find(|cell| cell.kind == kind)?;
-        Some(cell.median)
+    fn cell(&self, kind: Kind) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.kind == kind)
     }
 
-    /// How fast hafs is beside another; 1 is equal.
+    fn figure(&self, kind: Kind) -> Option<f64> {
+        Some(self.cell(kind)?.median)
+    }
+
     fn ratio(&self, other: Kind) -> Option<f64> {
-        Some(
-            self.kind
-                .ratio(self.figure(Kind::Hafs)?, self.figure(other)?),
-        )
+        self.cell(other)?.hafs_ratio
     }
 
     fn reached(&self, target: Target) -> Option<bool> {
@@ -213,6 +219,24 @@ impl Row {
     fn target_text(&self) -> String {
         let texts: Vec<String> = self.targets.iter().map(Judged::text).collect();
         texts.join("; ")
+    }
+
+    /// As a line of the table, with columns for `others`.
+    fn line(&self, others: &[Kind]) -> Vec<String> {
+        let missing = || "-".to_owned();
+        let figure = |kind| self.figure(kind).map_or_else(missing, three_digits);
+        let mut line = vec![
+            self.name.to_owned(),
+            self.unit.to_owned(),
+            figure(Kind::Hafs),
+        ];
+        for &other in others {
+            line.push(figure(other));
+            let ratio = self.ratio(other);
+            line.push(ratio.map_or_else(missing, |ratio| format!("{ratio:.2}")));
+        }
+        line.push(self.target_text());
+        line
     }
 }
 
@@ -240,23 +264,26 @@ impl Target {
 impl Table {
     /// As markdown.
     pub(crate) fn markdown(&self) -> String {
-        let mut out = format!(
-            "{}; medians of {} rounds. {}.\n\n",
+        format!(
+            "{}; medians of {} rounds. {}.\n\n{}\n{}",
             self.machine.line(),
             self.rounds,
             self.versions.line(),
-        );
-        let others = [
+            self.grid(),
+            self.foot(),
+        )
+    }
+
+    /// Rows and columns; a filesystem without a figure has no column.
+    fn grid(&self) -> String {
+        let mut others = vec![
             Kind::Ext4,
             Kind::Null,
             Kind::Bindfs,
             Kind::Gluster1,
             Kind::Gluster2,
         ];
-        let others: Vec<Kind> = others
-            .into_iter()
-            .filter(|kind| self.rows.iter().any(|row| row.figure(*kind).is_some()))
-            .collect();
+        others.retain(|kind| self.rows.iter().any(|row| row.cell(*kind).is_some()));
         let mut header = vec!["row".to_owned(), "unit".to_owned(), "hafs".to_owned()];
         for other in &others {
             header.push(other.name().to_owned());
@@ -264,22 +291,13 @@ impl Table {
         }
         header.push("target".to_owned());
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        let rows = self.rows.iter().map(|row| {
-            let figure = |kind| {
-                row.figure(kind)
-                    .map_or_else(|| "-".to_owned(), three_digits)
-            };
-            let mut cells = vec![row.name.to_owned(), row.unit.to_owned(), figure(Kind::Hafs)];
-            for other in &others {
-                cells.push(figure(*other));
-                let ratio = row.ratio(*other);
-                cells.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")));
-            }
-            cells.push(row.target_text());
-            cells
-        });
-        out += &markdown(&header, &rows.collect::<Vec<_>>());
-        out += "\nA ratio above 1: hafs is faster, whatever the unit.\n";
+        let lines = self.rows.iter().map(|row| row.line(&others));
+        markdown(&header, &lines.collect::<Vec<_>>())
+    }
+
+    /// How to read it, and what it was measured on.
+    fn foot(&self) -> String {
+        let mut out = "A ratio above 1: hafs is faster, whatever the unit.\n".to_owned();
         if self.divided_by > 1 {
             out += &format!(
                 "All work divided by {}: no figures to keep.\n",
@@ -322,11 +340,7 @@ mod tests {
     use super::*;
 
     fn row(unit: Unit, targets: &'static [Target], figures: &[(Kind, f64)]) -> Row {
-        let row = workload::Row {
-            name: "row",
-            unit,
-            targets,
-        };
+        let row = workload::Row::new("row", unit, targets);
         let cells = figures
             .iter()
             .filter_map(|&(kind, figure)| Cell::of(kind, vec![figure, figure, figure]))
@@ -351,6 +365,16 @@ mod tests {
         assert_eq!((nothing.ratio(Kind::Null), nothing.reached), (None, None));
         let most = row(Unit::PerByte, &[Target::AtMost(50.0)], &figures);
         assert_eq!(most.reached, Some(true));
+    }
+
+    #[test]
+    fn the_ratio_is_in_the_json_beside_each_that_hafs_is_compared_with() {
+        let figures = [(Kind::Hafs, 50.0), (Kind::Ext4, 100.0)];
+        let both = serde_json::to_value(row(Unit::PerSecond, &[], &figures)).unwrap();
+        assert_eq!(both["cells"][0]["hafs_ratio"], serde_json::Value::Null);
+        assert_eq!(both["cells"][1]["hafs_ratio"], 0.5);
+        let alone = serde_json::to_value(row(Unit::PerSecond, &[], &figures[1..])).unwrap();
+        assert_eq!(alone["cells"][0]["hafs_ratio"], serde_json::Value::Null);
     }
 
     #[test]

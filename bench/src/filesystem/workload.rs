@@ -11,11 +11,11 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::command::output_unless;
-use super::fio;
 use super::source_tree::SourceTree;
 use super::subject::{Kind, Subject};
 use crate::interrupt::Interrupt;
 use crate::machine::Written;
+use crate::usage::Usage;
 
 mod bulk;
 mod database;
@@ -66,6 +66,8 @@ pub(crate) enum Target {
 
 /// Ahead of bindfs, which stores nothing itself.
 const AHEAD_OF_BINDFS: Target = Target::AheadOf(Kind::Bindfs);
+/// Where names are made or moved: what FUSE costs, and little more.
+const OF_NULL_AHEAD_OF_BINDFS: &[Target] = &[Target::OfNull(0.85), AHEAD_OF_BINDFS];
 
 /// What a workload is given.
 #[derive(Debug)]
@@ -106,6 +108,28 @@ pub(crate) const ALL: &[Workload] = &[
     database::POSTGRES,
     database::REDIS,
 ];
+
+impl Row {
+    pub(crate) const fn new(name: &'static str, unit: Unit, targets: &'static [Target]) -> Self {
+        Self {
+            name,
+            unit,
+            targets,
+        }
+    }
+}
+
+const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
+    Row::new(name, Unit::PerSecond, targets)
+}
+
+const fn micros(name: &'static str, targets: &'static [Target]) -> Row {
+    Row::new(name, Unit::Micros, targets)
+}
+
+const fn seconds(name: &'static str, targets: &'static [Target]) -> Row {
+    Row::new(name, Unit::Seconds, targets)
+}
 
 impl Unit {
     /// Whether a bigger figure is a better one.
@@ -159,10 +183,11 @@ impl Bench<'_> {
     }
 }
 
-/// How the programs of the workloads are run, for those who read the figures.
-pub(crate) fn options() -> Vec<(&'static str, String)> {
-    let mut all = vec![("fio", fio::options())];
-    all.extend(database::options());
+/// How the programs of the workloads are run, for those who read the figures: with the amounts of this run.
+pub(crate) fn options(bench: &Bench<'_>) -> Vec<(&'static str, String)> {
+    let mut all = random::options(bench);
+    all.extend(tree::options());
+    all.extend(database::options(bench));
     all
 }
 
@@ -179,6 +204,14 @@ fn anywhere(_: Kind) -> bool {
 /// Where bytes come back.
 fn where_bytes_are_kept(kind: Kind) -> bool {
     kind != Kind::Null
+}
+
+/// A figure of what the server used between two readings; none where that is the kernel.
+fn used(earlier: Option<Usage>, later: Option<Usage>, figure: fn(Usage) -> f64) -> f64 {
+    let used = later
+        .zip(earlier)
+        .map(|(later, earlier)| later.since(earlier));
+    used.map_or(f64::NAN, figure)
 }
 
 /// A file of `bytes` (of whole MiB) at `path`, synced. No zeros: a filesystem that leaves them out would look fast.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hafs_tests::{Daemon, Mount};
 
-use super::{Run, drop_caches};
+use super::Run;
+use crate::machine::drop_caches;
 use crate::usage::{IDLE_HAFSD, Resident, Usage, wait_idle};
 
 const FILES_A_VOLUME: u64 = 500;
@@ -40,7 +41,7 @@ impl Run<'_> {
             &seconds,
             None,
         );
-        let mounts = self.mount_all(&daemon, &dir, &names)?;
+        let mounts = self.mount_all(&daemon, &dir, &names, "fresh")?;
         self.node_memory(&daemon, "fresh and mounted")?;
         self.use_all(&mounts)?;
         self.node_memory(&daemon, "used")?;
@@ -57,7 +58,7 @@ impl Run<'_> {
             begin.elapsed().as_secs_f64(),
             "s",
         );
-        let mounts = self.mount_all(&daemon, &dir, &names)?;
+        let mounts = self.mount_all(&daemon, &dir, &names, "after the kill")?;
         for mount in &mounts {
             let kept = fs::read_dir(mount.path())?.count() as u64;
             anyhow::ensure!(
@@ -83,6 +84,7 @@ impl Run<'_> {
         daemon: &Daemon,
         dir: &Path,
         names: &[String],
+        when: &str,
     ) -> anyhow::Result<Vec<Mount>> {
         let (mut seconds, mut mounts) = (Vec::new(), Vec::new());
         for name in names {
@@ -93,7 +95,12 @@ impl Run<'_> {
             mounts.push(daemon.mount(name, &point));
             seconds.push(begin.elapsed().as_secs_f64());
         }
-        self.times("mount of each", &seconds, None);
+        let volumes = names.len();
+        self.times(
+            &format!("mount of each of {volumes} volumes, {when}"),
+            &seconds,
+            None,
+        );
         Ok(mounts)
     }
 
@@ -118,12 +125,12 @@ impl Run<'_> {
         };
         let syncs = self::rate(mounts, SYNC_THREADS, SYNCS_A_VOLUME, &append)?;
         self.figure(
-            format!("create + write 4 KiB over all of them, {FILE_THREADS} threads"),
+            format!("create + write 4 KiB over all volumes, {FILE_THREADS} threads"),
             rate,
             "/s",
         );
         self.figure(
-            format!("4 KiB append + fdatasync over all of them, {SYNC_THREADS} threads"),
+            format!("4 KiB append + fdatasync over all volumes, {SYNC_THREADS} threads"),
             syncs,
             "/s",
         );
@@ -149,7 +156,10 @@ impl Run<'_> {
             Some(IDLE_PERCENT_MAX),
         );
         self.figure(
-            format!("idle writes of hafsd in {} s", quiet.as_secs()),
+            format!(
+                "idle writes of hafsd in {} s, {volumes} volumes mounted",
+                quiet.as_secs()
+            ),
             used.write_bytes as f64,
             "B",
         );

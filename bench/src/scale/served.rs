@@ -11,7 +11,8 @@ use hafs_tests::{Daemon, Mount};
 use rustix::process::{Signal, kill_process};
 
 use super::volume::{FILE_BYTES, NAME, path_of};
-use super::{Run, drop_caches, scattered};
+use super::{Run, scattered};
+use crate::machine::drop_caches;
 use crate::usage::{IDLE_HAFSD, Resident, Usage, wait_idle};
 
 /// Files made through the mount.
@@ -34,7 +35,7 @@ impl Run<'_> {
         let mount = daemon.mount(NAME, &dir);
         let seconds = begin.elapsed().as_secs_f64();
         self.figure(
-            "start of hafsd with it, closed before, cache dropped, until it is mounted",
+            "start of hafsd with the big volume, closed before, cache dropped, until it is mounted",
             seconds,
             "s",
         );
@@ -50,7 +51,7 @@ impl Run<'_> {
             "/s",
         );
         wait_idle(self.interrupt, IDLE_HAFSD, || Usage::of(&[daemon.pid()]))?;
-        self.memory(&daemon, "after that, at rest")?;
+        self.memory(&daemon, "after find, reads and creates, at rest")?;
         self.kill(daemon, mount, &dir, files)
     }
 
@@ -93,7 +94,12 @@ impl Run<'_> {
             "MiB",
             most,
         );
-        self.bounded("its peak so far", resident.peak_mib, "MiB", most);
+        self.bounded(
+            format!("peak memory of hafsd {when}"),
+            resident.peak_mib,
+            "MiB",
+            most,
+        );
         Ok(())
     }
 
@@ -130,7 +136,7 @@ impl Run<'_> {
         let mount = daemon.mount(NAME, dir);
         let seconds = begin.elapsed().as_secs_f64();
         self.bounded(
-            "start of hafsd, killed while creating, cache dropped, until it is mounted",
+            "start of hafsd with the big volume, killed while creating, cache dropped, until it is mounted",
             seconds,
             "s",
             Some(OPEN_SECONDS_MAX),

@@ -10,7 +10,8 @@ use hafs_meta::{Catalog, LocalStore};
 use hafs_protocol::{Epoch, Member};
 use uuid::Uuid;
 
-use super::{Run, drop_caches, scattered};
+use super::{Run, scattered};
+use crate::machine::drop_caches;
 use crate::usage::Resident;
 
 pub(super) const NAME: &str = "big";
@@ -137,7 +138,7 @@ impl Run<'_> {
         self.make_files(&store, files)?;
         let volume = self.kills(&store, files)?;
         let disk = disk_bytes(&store.dir)? as f64 / files as f64;
-        self.figure("disk of a file", disk, "B");
+        self.figure("disk space of a file", disk, "B");
         self.lookups(&volume, files)?;
         self.directory(&volume, entries)?;
         self.sparse(&volume)?;
@@ -164,7 +165,7 @@ impl Run<'_> {
                 "/s",
             );
         }
-        self.own_memory("after that")?;
+        self.own_memory("after the creates")?;
         volume.close()?;
         Ok(())
     }
@@ -184,7 +185,7 @@ impl Run<'_> {
             seconds.push(begin.elapsed().as_secs_f64());
         }
         self.times(
-            "open, killed while creating, cache dropped",
+            "open without FUSE, killed while creating, cache dropped",
             &seconds,
             Some(5.0),
         );
@@ -203,7 +204,7 @@ impl Run<'_> {
         }
         let rate = lookups as f64 / begin.elapsed().as_secs_f64();
         self.figure("lookup of a path at random, without FUSE", rate, "/s");
-        self.own_memory("after that")
+        self.own_memory("after the lookups")
     }
 
     fn directory(&mut self, volume: &Volume, entries: u64) -> anyhow::Result<()> {
@@ -216,7 +217,7 @@ impl Run<'_> {
         }
         let seconds = begin.elapsed().as_secs_f64();
         self.figure(
-            format!("create in a directory of {entries}"),
+            format!("create in a directory of {entries} entries"),
             entries as f64 / seconds,
             "/s",
         );
@@ -230,14 +231,22 @@ impl Run<'_> {
         if seen != entries + 2 {
             bail!("the big directory has {seen} entries of {entries} and two");
         }
-        self.figure("readdir of it", entries as f64 / seconds, "/s");
+        self.figure(
+            format!("readdir of a directory of {entries} entries"),
+            entries as f64 / seconds,
+            "/s",
+        );
         let begin = Instant::now();
         for number in 0..entries {
             self.interrupt.check()?;
             volume.unlink(dir, format!("entry-{number}").as_bytes())?;
         }
         let seconds = begin.elapsed().as_secs_f64();
-        self.figure("unlink in it", entries as f64 / seconds, "/s");
+        self.figure(
+            format!("unlink in a directory of {entries} entries"),
+            entries as f64 / seconds,
+            "/s",
+        );
         volume.rmdir(Ino::ROOT, b"many")?;
         volume.reclaim_orphans();
         Ok(())
@@ -256,7 +265,7 @@ impl Run<'_> {
         }
         let seconds = begin.elapsed().as_secs_f64();
         self.figure(
-            "4 KiB at random in a sparse TiB",
+            "4 KiB write at random in a sparse file of a TiB",
             SPARSE_WRITES as f64 / seconds,
             "/s",
         );
@@ -269,14 +278,18 @@ impl Run<'_> {
         }
         let seconds = begin.elapsed().as_secs_f64();
         self.figure(
-            "SEEK_DATA and SEEK_HOLE over it",
+            "SEEK_DATA and SEEK_HOLE over a sparse file of a TiB",
             extents as f64 / seconds,
             "/s",
         );
         let begin = Instant::now();
         volume.unlink(Ino::ROOT, b"sparse")?;
         volume.reclaim(file)?;
-        self.figure("its removal", begin.elapsed().as_secs_f64(), "s");
+        self.figure(
+            "removal of a sparse file of a TiB",
+            begin.elapsed().as_secs_f64(),
+            "s",
+        );
         Ok(())
     }
 
@@ -284,7 +297,7 @@ impl Run<'_> {
     fn own_memory(&mut self, when: &str) -> anyhow::Result<()> {
         let resident = Resident::of(rustix::process::getpid())?;
         self.figure(
-            format!("memory of the program with the volume {when}"),
+            format!("memory of the program with the volume, {when}"),
             resident.now_mib,
             "MiB",
         );

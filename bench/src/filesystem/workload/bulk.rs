@@ -5,9 +5,9 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Bench, Row, Target, Unit, Workload, anywhere, write_file};
-use crate::filesystem::subject::{Kind, Subject, drop_caches};
-use crate::usage::Usage;
+use super::{Bench, Row, Target, Unit, Workload, anywhere, used, write_file};
+use crate::filesystem::subject::Subject;
+use crate::machine::drop_caches;
 
 const FILE_BYTES: u64 = 1 << 30;
 const PIECE_BYTES: usize = 1 << 20;
@@ -15,41 +15,37 @@ const PIECE_BYTES: usize = 1 << 20;
 pub(super) const BULK: Workload = Workload {
     name: "bulk",
     rows: &[
-        Row {
-            name: "sequential write + fsync, 1 GiB",
-            unit: Unit::MbPerSecond,
-            targets: &[Target::OfExt4(0.75)],
-        },
-        Row {
-            name: "sequential read, cold",
-            unit: Unit::MbPerSecond,
-            targets: &[Target::OfExt4(0.85)],
-        },
-        Row {
-            name: "sequential read, warm",
-            unit: Unit::MbPerSecond,
-            targets: &[Target::OfExt4(0.9)],
-        },
-        Row {
-            name: "bytes written by the server per byte of bulk",
-            unit: Unit::PerByte,
-            targets: &[Target::AtMost(1.1)],
-        },
-        Row {
-            name: "bytes given to the disk, journal included, per byte of bulk",
-            unit: Unit::PerByte,
-            targets: &[],
-        },
-        Row {
-            name: "CPU of the server, sequential write",
-            unit: Unit::CpuPerGb,
-            targets: &[],
-        },
-        Row {
-            name: "CPU of the server, sequential read, cold",
-            unit: Unit::CpuPerGb,
-            targets: &[],
-        },
+        Row::new(
+            "sequential write + fsync, 1 GiB",
+            Unit::MbPerSecond,
+            &[Target::OfExt4(0.75)],
+        ),
+        Row::new(
+            "sequential read, cold",
+            Unit::MbPerSecond,
+            &[Target::OfExt4(0.85)],
+        ),
+        Row::new(
+            "sequential read, warm",
+            Unit::MbPerSecond,
+            &[Target::OfExt4(0.9)],
+        ),
+        Row::new(
+            "bytes written by the server per byte of bulk",
+            Unit::PerByte,
+            &[Target::AtMost(1.1)],
+        ),
+        Row::new(
+            "bytes given to the disk, journal included, per byte of bulk",
+            Unit::PerByte,
+            &[],
+        ),
+        Row::new("CPU of the server, sequential write", Unit::CpuPerGb, &[]),
+        Row::new(
+            "CPU of the server, sequential read, cold",
+            Unit::CpuPerGb,
+            &[],
+        ),
     ],
     on: anywhere,
     run,
@@ -72,31 +68,18 @@ fn run(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
     let cold = mb_per_s(bytes, || read(bench, &path))?;
     let after = subject.usage()?;
     let warm = mb_per_s(bytes, || read(bench, &path))?;
-    // The null filesystem has no disk.
-    let on_disk = |figure: f64| {
-        if subject.kind() == Kind::Null {
-            f64::NAN
-        } else {
-            figure
-        }
-    };
-    let of = |used: Option<Usage>, figure: fn(Usage) -> f64| used.map_or(f64::NAN, figure);
-    let gigabytes = bytes as f64 / 1e9;
-    let (writing, reading) = (used(before, between), used(between, after));
+    let bytes = bytes as f64;
+    let gigabytes = bytes / 1e9;
+    let server = used(before, between, |used| used.write_bytes as f64);
     Ok(vec![
         written,
-        on_disk(cold),
+        subject.on_disk(cold),
         warm,
-        on_disk(of(writing, |used| used.write_bytes as f64) / bytes as f64),
-        on_disk(device as f64 / bytes as f64),
-        of(writing, |used| used.cpu.as_secs_f64()) / gigabytes,
-        of(reading, |used| used.cpu.as_secs_f64()) / gigabytes,
+        subject.on_disk(server / bytes),
+        subject.on_disk(device as f64 / bytes),
+        used(before, between, |used| used.cpu.as_secs_f64()) / gigabytes,
+        used(between, after, |used| used.cpu.as_secs_f64()) / gigabytes,
     ])
-}
-
-/// What was used between two readings, where there is a server.
-fn used(earlier: Option<Usage>, later: Option<Usage>) -> Option<Usage> {
-    Some(later?.since(earlier?))
 }
 
 fn read(bench: &Bench<'_>, path: &Path) -> anyhow::Result<()> {

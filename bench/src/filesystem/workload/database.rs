@@ -10,17 +10,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::process::Signal;
+use tempfile::TempDir;
 
-use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, where_bytes_are_kept};
+use super::{AHEAD_OF_BINDFS, Bench, Workload, rate, where_bytes_are_kept};
 use crate::filesystem::command::version;
 use crate::filesystem::process::{Process, wait_for};
 use crate::filesystem::subject::Subject;
 
 const SQLITE_COMMITS: u64 = 2_000;
+/// Of one client; several do four times as much.
 const REDIS_COMMANDS: u64 = 20_000;
+const REDIS_CLIENTS: [u64; 2] = [1, 16];
 const PGBENCH_SECONDS: u64 = 15;
 const PGBENCH_SCALE: u64 = 10;
-const CHECKSUMS: &str = "--data-checksums";
+const PGBENCH_CLIENTS: [u64; 2] = [1, 8];
+const PGBENCH_THREADS: &str = "-j2";
+const INITDB_OPTIONS: &[&str] = &[
+    "--auth=trust",
+    "--username=bench",
+    "--data-checksums",
+    "--no-instructions",
+];
 /// Of the server; whatever else is PostgreSQL's default, fsync for one.
 const POSTGRES_OPTIONS: &[&str] = &[
     "-c",
@@ -42,15 +52,8 @@ const REDIS_OPTIONS: &[&str] = &[
     "--appendfsync",
     "always",
 ];
+const REDIS_BENCHMARK_OPTIONS: &[&str] = &["-t", "set", "-d", "128", "-r", "100000", "--csv"];
 const START_LIMIT: Duration = Duration::from_secs(30);
-
-const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
-    Row {
-        name,
-        unit: Unit::PerSecond,
-        targets,
-    }
-}
 
 pub(super) const SQLITE: Workload = Workload {
     name: "sqlite",
@@ -109,76 +112,95 @@ fn sqlite(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
 }
 
 fn postgres(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
-    let bin = postgres_bin()?;
-    let dir = subject.fresh_dir("postgres")?;
-    let (uid, gid) = postgres_user()?;
-    chown(&dir, Some(uid), Some(gid))?;
-    let socket = tempfile::Builder::new().prefix("pg").tempdir()?;
-    chown(socket.path(), Some(uid), Some(gid))?;
-    let data = dir.join("data");
-    let plain = |program: &str| {
-        let mut command = Command::new(bin.join(program));
-        command.uid(uid).gid(gid).current_dir("/");
-        command
-    };
-    bench.output(
-        plain("initdb")
-            .args([
-                "--auth=trust",
-                "--username=bench",
-                CHECKSUMS,
-                "--no-instructions",
-                "-D",
-            ])
-            .arg(&data),
-    )?;
-    let answers = socket.path().join(".s.PGSQL.5432");
-    let _server = Process::start(
-        bench.interrupt,
-        plain("postgres")
-            .arg("-D")
-            .arg(&data)
-            .args(POSTGRES_OPTIONS)
-            .arg("-k")
-            .arg(socket.path()),
-        &bench.aside.join("postgres.log"),
-        Signal::INT, // PostgreSQL's fast shutdown
-        |_| Ok(UnixStream::connect(&answers).is_ok()),
-    )?;
-    let client = |arguments: &[String]| {
-        let mut command = Command::new(bin.join("pgbench"));
-        command
-            .arg("-h")
-            .arg(socket.path())
-            .args(["-U", "bench"])
-            .args(arguments)
-            .arg("postgres");
-        bench.output(&mut command)
-    };
-    wait_for(bench.interrupt, START_LIMIT, || {
-        Ok(Command::new(bin.join("pg_isready"))
-            .arg("-h")
-            .arg(socket.path())
-            .stdout(Stdio::null())
-            .status()?
-            .success())
-    })?;
-    let scale = bench.scaled(PGBENCH_SCALE);
-    client(&["-i".to_owned(), "-q".to_owned(), format!("-s{scale}")])?;
-    let seconds = bench.scaled(PGBENCH_SECONDS);
-    [1, 8]
+    let server = Postgres::start(bench, subject)?;
+    server.pgbench(&["-i", "-q", &format!("-s{}", pgbench_scale(bench))])?;
+    let time = format!("-T{}", pgbench_seconds(bench));
+    PGBENCH_CLIENTS
         .iter()
         .map(|clients| {
-            let text = client(&[
-                format!("-c{clients}"),
-                "-j2".to_owned(),
-                format!("-T{seconds}"),
-            ])?;
+            let text = server.pgbench(&[&format!("-c{clients}"), PGBENCH_THREADS, &time])?;
             text.lines()
                 .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
                 .with_context(|| format!("pgbench said no tps:\n{text}"))
         })
         .collect()
+}
+
+fn pgbench_scale(bench: &Bench<'_>) -> u64 {
+    bench.scaled(PGBENCH_SCALE)
+}
+
+fn pgbench_seconds(bench: &Bench<'_>) -> u64 {
+    bench.scaled(PGBENCH_SECONDS)
+}
+
+/// A running PostgreSQL with an empty database.
+struct Postgres<'a> {
+    bench: &'a Bench<'a>,
+    bin: PathBuf,
+    /// Dropped before the directory of its socket.
+    _server: Process,
+    socket: TempDir,
+}
+
+impl<'a> Postgres<'a> {
+    fn start(bench: &'a Bench<'_>, subject: &Subject) -> anyhow::Result<Self> {
+        let bin = postgres_bin()?;
+        let dir = subject.fresh_dir("postgres")?;
+        let (uid, gid) = postgres_user()?;
+        chown(&dir, Some(uid), Some(gid))?;
+        let socket = tempfile::Builder::new().prefix("pg").tempdir()?;
+        chown(socket.path(), Some(uid), Some(gid))?;
+        let data = dir.join("data");
+        let plain = |program: &str| {
+            let mut command = Command::new(bin.join(program));
+            command.uid(uid).gid(gid).current_dir("/");
+            command
+        };
+        bench.output(plain("initdb").args(INITDB_OPTIONS).arg("-D").arg(&data))?;
+        let answers = socket.path().join(".s.PGSQL.5432");
+        let server = Process::start(
+            bench.interrupt,
+            plain("postgres")
+                .arg("-D")
+                .arg(&data)
+                .args(POSTGRES_OPTIONS)
+                .arg("-k")
+                .arg(socket.path()),
+            &bench.aside.join("postgres.log"),
+            Signal::INT, // PostgreSQL's fast shutdown
+            |_| Ok(UnixStream::connect(&answers).is_ok()),
+        )?;
+        let started = Self {
+            bench,
+            bin,
+            _server: server,
+            socket,
+        };
+        started.wait_ready()?;
+        Ok(started)
+    }
+
+    /// Its socket answers before it takes commands.
+    fn wait_ready(&self) -> anyhow::Result<()> {
+        wait_for(self.bench.interrupt, START_LIMIT, || {
+            let mut asked = Command::new(self.bin.join("pg_isready"));
+            asked.arg("-h").arg(self.socket.path());
+            Ok(asked.stdout(Stdio::null()).status()?.success())
+        })
+    }
+
+    /// Runs pgbench to its end; what it says.
+    fn pgbench(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.bench.output(
+            Command::new(self.bin.join("pgbench"))
+                .arg("-h")
+                .arg(self.socket.path())
+                .args(["-U", "bench"])
+                .args(arguments)
+                .arg("postgres"),
+        )
+    }
 }
 
 fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
@@ -197,19 +219,18 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
         Signal::TERM,
         |_| Ok(UnixStream::connect(&socket).is_ok()),
     )?;
-    [1_u64, 16]
+    REDIS_CLIENTS
         .iter()
-        .map(|clients| {
-            let commands = bench.scaled(REDIS_COMMANDS * if *clients == 1 { 1 } else { 4 });
+        .map(|&clients| {
             let text = bench.output(
                 Command::new("redis-benchmark")
                     .arg("-s")
                     .arg(&socket)
-                    .args(["-t", "set", "-d", "128", "-r", "100000", "--csv"])
+                    .args(REDIS_BENCHMARK_OPTIONS)
                     .arg("-c")
                     .arg(clients.to_string())
                     .arg("-n")
-                    .arg(commands.to_string()),
+                    .arg(redis_commands(bench, clients).to_string()),
             )?;
             // "SET","12345.67",...
             text.lines()
@@ -220,6 +241,10 @@ fn redis(bench: &Bench<'_>, subject: &Subject) -> anyhow::Result<Vec<f64>> {
                 .with_context(|| format!("redis-benchmark said no rate:\n{text}"))
         })
         .collect()
+}
+
+fn redis_commands(bench: &Bench<'_>, clients: u64) -> u64 {
+    bench.scaled(REDIS_COMMANDS * if clients == 1 { 1 } else { 4 })
 }
 
 /// The user that Debian's package makes for its server, which refuses to run as root or without a name.
@@ -233,19 +258,46 @@ fn postgres_user() -> anyhow::Result<(u32, u32)> {
     number().zip(number()).context("user postgres: no numbers")
 }
 
-/// How the servers are run, for those who read the figures.
-pub(super) fn options() -> [(&'static str, String); 2] {
-    let scale = format!("pgbench: scale {PGBENCH_SCALE}, {PGBENCH_SECONDS} s, 2 threads");
+/// How the programs are run, for those who read the figures: with the amounts of this run.
+pub(super) fn options(bench: &Bench<'_>) -> [(&'static str, String); 3] {
+    let sqlite = format!(
+        "one script of the shell sqlite3, {} inserts of 200 hex digits, each a transaction of its own (autocommit); a fresh \
+         database for each journal mode",
+        bench.scaled(SQLITE_COMMITS)
+    );
+    let [one, eight] = PGBENCH_CLIENTS;
+    let postgres = format!(
+        "initdb {}; postgres {}; pgbench -i -q -s{}, then -c{one} and -c{eight}, each {PGBENCH_THREADS} -T{}",
+        INITDB_OPTIONS.join(" "),
+        POSTGRES_OPTIONS.join(" "),
+        pgbench_scale(bench),
+        pgbench_seconds(bench),
+    );
+    let [few, many] = REDIS_CLIENTS;
+    let redis = format!(
+        "redis-server {}; redis-benchmark {}, -c {few} -n {}, then -c {many} -n {}",
+        shown(REDIS_OPTIONS),
+        REDIS_BENCHMARK_OPTIONS.join(" "),
+        redis_commands(bench, few),
+        redis_commands(bench, many),
+    );
     [
-        (
-            "PostgreSQL",
-            format!("{CHECKSUMS} {}; {scale}", POSTGRES_OPTIONS.join(" ")),
-        ),
-        (
-            "Redis",
-            format!("{}; values of 128 bytes", REDIS_OPTIONS.join(" ")),
-        ),
+        ("SQLite", sqlite),
+        ("PostgreSQL", postgres),
+        ("Redis", redis),
     ]
+}
+
+/// As one would type them.
+fn shown(arguments: &[&str]) -> String {
+    let quoted = arguments.iter().map(|argument| {
+        if argument.is_empty() {
+            "\"\""
+        } else {
+            argument
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// What the server says of its version.

@@ -7,20 +7,11 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, anywhere};
-use crate::filesystem::subject::{Subject, drop_caches};
+use super::{Bench, OF_NULL_AHEAD_OF_BINDFS, Target, Workload, anywhere, rate};
+use crate::filesystem::subject::Subject;
+use crate::machine::drop_caches;
 
 const FILES: u64 = 10_000;
-
-const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
-    Row {
-        name,
-        unit: Unit::PerSecond,
-        targets,
-    }
-}
-
-const OF_NULL_AHEAD_OF_BINDFS: &[Target] = &[Target::OfNull(0.85), AHEAD_OF_BINDFS];
 
 pub(super) const ONE: Workload = Workload {
     name: "small",
@@ -40,13 +31,13 @@ pub(super) const ONE: Workload = Workload {
 pub(super) const FOUR: Workload = Workload {
     name: "small-4",
     rows: &[
-        rate("create + write 4 KiB, 4 threads", &[AHEAD_OF_BINDFS]),
+        rate("create + write 4 KiB, 4 threads", OF_NULL_AHEAD_OF_BINDFS),
         rate("stat, just created, 4 threads", &[]),
-        rate("stat, warm, 4 threads", &[]),
+        rate("stat, warm, 4 threads", &[Target::OfExt4(0.9)]),
         rate("stat, cold, 4 threads", &[]),
         rate("readdir with attributes, cold, 4 threads", &[]),
-        rate("rename, 4 threads", &[AHEAD_OF_BINDFS]),
-        rate("unlink, 4 threads", &[]),
+        rate("rename, 4 threads", OF_NULL_AHEAD_OF_BINDFS),
+        rate("unlink, 4 threads", &[Target::OfNull(0.85)]),
     ],
     on: anywhere,
     run: |bench, subject| run(bench, subject, "small-4", 4),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{AHEAD_OF_BINDFS, Bench, Row, Target, Unit, Workload, anywhere};
+use super::{AHEAD_OF_BINDFS, Bench, Target, Workload, anywhere, micros, rate};
 use crate::filesystem::subject::Subject;
 use crate::sample::{percentile, slice, timed};
 
@@ -16,22 +16,6 @@ const OPS: u64 = 3000;
 const OPS_A_THREAD: u64 = 500;
 const THREADS: u64 = 16;
 const SECONDS_MAX: Duration = Duration::from_secs(10);
-
-const fn micros(name: &'static str, targets: &'static [Target]) -> Row {
-    Row {
-        name,
-        unit: Unit::Micros,
-        targets,
-    }
-}
-
-const fn rate(name: &'static str, targets: &'static [Target]) -> Row {
-    Row {
-        name,
-        unit: Unit::PerSecond,
-        targets,
-    }
-}
 
 pub(super) const ONE: Workload = Workload {
     name: "fdatasync",
